@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# One Makefile for everything. `make help` lists the targets; `make V=1` shows the commands.
+# Objects live in $(B) (build/ by default), so each sanitizer has a tree of its own.
+
+B      ?= build
+CC     ?= gcc
+CFLAGS ?= -O2 -g
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-7s %s\n' '$(1)' '$(2)';)
+
+PACKAGES := build-essential pkg-config clang clang-format libfuse3-dev fuse3 nbdkit nbdkit-plugin-dev \
+	liblz4-dev libzstd-dev libxxhash-dev libjansson-dev libinih-dev libcap-dev libcmocka-dev \
+	bats fio libnbd-bin nbdfuse nbd-client jq attr acl util-linux mount procps psmisc python3 cppcheck git
+
+pkg_cflags = $(shell pkg-config --cflags $(1) 2>/dev/null)
+pkg_libs   = $(shell pkg-config --libs $(1) 2>/dev/null)
+
+ALL_CFLAGS = -std=gnu17 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I. -fPIC -fvisibility=hidden -pthread \
+	-Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(SAN) $(CFLAGS)
+CORE_LIBS  = $(call pkg_libs,liblz4 libzstd libxxhash jansson inih libcap) -lm
+
+# --- what is built from what -----------------------------------------------------------------
+
+CORE_SRC   := $(wildcard core/*.c)
+UNIT_SRC   := $(wildcard tests/unit/test_*.c)
+BENCH_SRC  := $(wildcard bench/*.c)
+HELPER_SRC := $(wildcard tests/helpers/*.c)
+
+obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
+
+TMEMD_OBJ  := $(call obj,$(wildcard tools/tmemd/*.c))
+CTL_OBJ    := $(call obj,$(wildcard tools/tmemctl/*.c tools/common/*.c))
+STAT_OBJ   := $(call obj,$(wildcard tools/tmemstat/*.c tools/common/*.c))
+FS_OBJ     := $(call obj,$(wildcard tmemfs/*.c))
+PLUGIN_OBJ := $(call obj,$(wildcard nbd-plugin/*.c))
+
+PROGRAMS := $(if $(TMEMD_OBJ),$(B)/tmemd) $(if $(wildcard tools/tmemctl/*.c),$(B)/tmemctl) \
+	$(if $(wildcard tools/tmemstat/*.c),$(B)/tmemstat) $(if $(FS_OBJ),$(B)/tmemfs) \
+	$(if $(PLUGIN_OBJ),$(B)/nbdkit-tmem-plugin.so)
+UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
+HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC))
+BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
+
+.PHONY: all help deps demo check check-built bench asan tsan ubsan lint format install clean tests
+.DELETE_ON_ERROR:
+
+all: $(PROGRAMS) ## build the programs into build/
+
+tests: all $(UNIT) $(HELPERS) $(BENCHES)
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+$(B)/obj/%.o: %.c Makefile
+	$(call say,CC,$<)mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) $(EXTRA_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(B)/libtmem.a: $(call obj,$(CORE_SRC))
+	$(call say,AR,$@)rm -f $@ && ar rcs $@ $^
+
+link = $(call say,LINK,$@)mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) $(1) -o $@ $(filter %.o %.a,$^) $(2) $(CORE_LIBS)
+
+$(FS_OBJ) $(call obj,$(BENCH_SRC)): EXTRA_CFLAGS = -DFUSE_USE_VERSION=314 $(call pkg_cflags,fuse3)
+$(B)/tmemd: $(TMEMD_OBJ) $(B)/libtmem.a
+	$(call link)
+$(B)/tmemctl: $(CTL_OBJ) $(B)/libtmem.a
+	$(call link)
+$(B)/tmemstat: $(STAT_OBJ) $(B)/libtmem.a
+	$(call link)
+$(B)/tmemfs: $(FS_OBJ) $(B)/libtmem.a
+	$(call link,,$(call pkg_libs,fuse3))
+$(B)/nbdkit-tmem-plugin.so: $(PLUGIN_OBJ) $(B)/libtmem.a
+	$(call link,-shared -Wl$(comma)--exclude-libs$(comma)ALL)
+$(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/libtmem.a
+	$(call link,,-lcmocka)
+$(B)/tests/%: $(B)/obj/tests/helpers/%.o $(B)/libtmem.a
+	$(call link)
+$(B)/bench/%: $(B)/obj/bench/%.o $(B)/libtmem.a
+	$(call link,,$(call pkg_libs,fuse3))
+
+comma := ,
+-include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
+
+# --- set-up and the two commands -------------------------------------------------------------
+
+# Asks apt only for what is missing, so that a second run needs no network.
+deps: ## install the Debian packages that build and tests need (elsewhere: print their names)
+	@if ! command -v apt-get >/dev/null; then \
+		echo "Install what your distribution calls these: $(PACKAGES)"; \
+	else \
+		missing=$$(for p in $(PACKAGES); do \
+			dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+		if [ -n "$$missing" ]; then \
+			echo "installing:" $$missing; \
+			export DEBIAN_FRONTEND=noninteractive; \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+		fi; \
+	fi
+
+demo: deps ## see it work: DIR=/your/slow/dir KEEP=1 (needs root)
+	$(Q)$(MAKE) --no-print-directory all $(B)/bench/slowfs
+	$(Q)DIR="$(DIR)" KEEP="$(KEEP)" B="$(B)" tools/demo
+
+check: deps ## build and pass every test (needs root for mounts and swap)
+	$(Q)$(MAKE) --no-print-directory check-built
+
+check-built: tests
+	$(Q)$(MAKE) --no-print-directory B=build/asan SAN='$(ASAN)' $(patsubst tests/unit/%.c,build/asan/tests/%,$(UNIT_SRC))
+	$(Q)$(MAKE) --no-print-directory B=build/tsan SAN='$(TSAN)' $(patsubst tests/unit/%.c,build/tsan/tests/%,$(UNIT_SRC))
+	$(Q)tests/run
+
+bench: ## measure us beside the peers, in one run
+	$(Q)$(MAKE) --no-print-directory deps tests
+	$(Q)bench/run
+
+# --- sanitizers and lint ---------------------------------------------------------------------
+
+ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+UBSAN := -fsanitize=undefined -fno-sanitize-recover=all
+TSAN := -fsanitize=thread
+
+asan: ## build under AddressSanitizer + UBSan and run the unit tests
+	$(Q)$(MAKE) --no-print-directory B=build/asan SAN='$(ASAN)' tests
+	$(Q)tests/run unit asan
+ubsan: ## the same under UBSan alone
+	$(Q)$(MAKE) --no-print-directory B=build/ubsan SAN='$(UBSAN)' tests
+	$(Q)tests/run unit ubsan
+tsan: ## the same under ThreadSanitizer
+	$(Q)$(MAKE) --no-print-directory B=build/tsan SAN='$(TSAN)' tests
+	$(Q)tests/run unit tsan
+
+SOURCES = $(shell git ls-files -co --exclude-standard '*.c' '*.h')
+
+lint: ## layers, formatting, cppcheck, both compilers
+	$(Q)tests/lint-layers
+	$(Q)clang-format --dry-run -Werror $(SOURCES)
+	$(Q)cppcheck --quiet --std=c11 --inline-suppr --error-exitcode=1 -I. \
+		--enable=warning,performance,portability --suppress=missingIncludeSystem core tmemfs nbd-plugin tools
+	$(Q)$(MAKE) --no-print-directory B=build/clang CC=clang CFLAGS='-O1 -g -Werror' tests
+	$(Q)$(MAKE) --no-print-directory B=build/gcc-werror CC=gcc CFLAGS='-O2 -g -Werror' tests
+
+format: ## rewrite the sources with clang-format
+	$(Q)clang-format -i $(SOURCES)
+
+# --- install ---------------------------------------------------------------------------------
+
+BIN  = $(DESTDIR)$(PREFIX)/bin
+SBIN = $(DESTDIR)$(PREFIX)/sbin
+MAN  = $(DESTDIR)$(PREFIX)/share/man
+PLUGINDIR ?= $(shell pkg-config --variable=plugindir nbdkit 2>/dev/null)
+
+install: all ## install below DESTDIR and PREFIX
+	install -d $(BIN) $(SBIN) $(MAN)/man1 $(MAN)/man8 $(DESTDIR)$(PLUGINDIR)
+	install -m 755 $(B)/tmemfs $(B)/tmemctl $(B)/tmemstat $(BIN)
+	install -m 755 $(B)/tmemd $(SBIN)
+	ln -sf ../bin/tmemfs $(SBIN)/mount.fuse.tmemfs
+	install -m 755 $(B)/nbdkit-tmem-plugin.so $(DESTDIR)$(PLUGINDIR)
+	install -m 644 $(wildcard man/*.1) $(MAN)/man1
+	install -m 644 $(wildcard man/*.8) $(MAN)/man8
+
+clean: ## remove build/
+	rm -rf build

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * link.h - a client's connection to its host
+ *
+ * One thread per client joins the host, hands it the ledger's descriptor, carries out what the
+ * host asks for, and joins again whenever the host comes back. Nobody ever waits for it: without
+ * a host the ledger keeps its last grant.
+ *
+ *      start -> connecting -> joined -> (host gone) connecting -> ... -> stop
+ *                    \-> (destroyed by an operator) -> ended
+ */
+#ifndef TM_LINK_H
+#define TM_LINK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct tm_link;
+
+/* What the host may ask of a client. Called from the link's thread, one at a time. */
+struct tm_link_ops {
+	/* Give at least `bytes` of ephemeral memory back to the operating system if there is that
+	 * much; return what was given back. */
+	uint64_t (*release)(void *opaque, uint64_t bytes);
+
+	/* granted_bytes fell below used_bytes: shrink as far as ephemeral pages allow. */
+	void (*shrink)(void *opaque);
+
+	/* Drop every pool for good. The link ends itself afterwards and does not join again. */
+	void (*destroy)(void *opaque);
+
+	void *opaque;
+};
+
+struct tm_link_params {
+	const char *name;   /* of the client */
+	const char *type;   /* of front end */
+	const char *socket; /* NULL: tm_socket_path() */
+	int ledger_fd;	    /* borrowed: must stay open until tm_link_stop() */
+	bool start_host;    /* run tmemd when nothing listens */
+	struct tm_link_ops ops;
+};
+
+/* Start the thread; all strings are copied. 0; -ENOMEM; -ENAMETOOLONG a socket path that does not fit
+ * a sockaddr_un; errno of pthread_create. */
+int tm_link_start(const struct tm_link_params *params, struct tm_link **ret_link);
+
+/* Leave the host and join the thread. Must not be called from a tm_link_ops function. */
+void tm_link_stop(struct tm_link *link);
+
+#endif

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * tmem.h - the one header that front ends know
+ *
+ * Glossary
+ *   page        4 KiB << order of its pool; only ever copied in and out, never mapped.
+ *   index       u32 number of a page inside its object.
+ *   object      192-bit id chosen by the front end, usually one file or one device.
+ *   handle      (pool, object, index): the name of one page.
+ *   pool        a set of objects with fixed attributes; a small id, lowest free first.
+ *   ephemeral   such a page may vanish at any moment.
+ *   persistent  a put that succeeded is found, byte-exact, until flush, overwrite or destroy.
+ *   client      one front end: one `struct tmem`, one byte limit, up to TM_POOLS_MAX pools.
+ *   host        tmemd, which grants bytes to clients; a client works without it too.
+ *
+ * Promises (the numbers are those of docs/semantics.md)
+ *   1. Any put may be rejected, at any time.
+ *   2. After put(D1), put(D2) on one handle a get returns D2 or misses, even when the second
+ *      put failed, whatever it failed on.
+ *   3. A miss stays a miss until the next put of that handle.
+ *   4. Get from a private ephemeral pool is exclusive (get + flush) unless the pool was made with
+ *      TM_POOL_RETAIN; get from a persistent or shared pool retains.
+ *   5. Persistent: never lost, never wrong; damage is -EIO.
+ *   6. Ephemeral: damage is a miss.
+ *   7. After a flush returned no get sees the page.
+ *   8. Frozen: a put is refused and flushes its handle; get and flush work.
+ *   9. Any thread may call anything at any time; calls on one handle have some serial order.
+ *
+ * After Dan Magenheimer's tmem (Linux RFC 2009, Xen 4.0-4.11); flags as in Xen's public/tmem.h.
+ */
+#ifndef TMEM_H
+#define TMEM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/stats.h"
+
+#define TM_PAGE_SHIFT 12
+#define TM_PAGE_SIZE  (1u << TM_PAGE_SHIFT)
+#define TM_ORDER_MAX  4 /* 64 KiB */
+#define TM_POOLS_MAX  16
+#define TM_NAME_MAX   63 /* bytes of a client's or pool's name, without the NUL */
+
+/* Flags word of new_pool, bit for bit Xen's. */
+#define TM_POOL_PERSIST       (1u << 0)
+#define TM_POOL_SHARED        (1u << 1)
+#define TM_POOL_PRECOMPRESSED (1u << 2)
+#define TM_POOL_ORDER_SHIFT   4
+#define TM_POOL_ORDER_MASK    0x000000f0u
+#define TM_POOL_RESERVED      0x00ffff08u
+#define TM_POOL_VERSION_SHIFT 24
+#define TM_SPEC_VERSION       1u
+
+/* The flags word of a pool of this spec version with pages of 4 KiB << order. */
+static inline uint32_t tm_pool_flags(uint32_t kind, unsigned int order)
+{
+	return kind | order << TM_POOL_ORDER_SHIFT | TM_SPEC_VERSION << TM_POOL_VERSION_SHIFT;
+}
+
+/* Attributes that Xen's word has no room for. */
+#define TM_POOL_RETAIN     (1u << 0) /* ephemeral, but a get leaves the page (a file cache) */
+#define TM_POOL_REFUSE_RAW (1u << 1) /* an incompressible page is refused, not stored raw */
+#define TM_POOL_ATTRS      (TM_POOL_RETAIN | TM_POOL_REFUSE_RAW)
+
+struct tm_uuid {
+	uint64_t lo, hi;
+};
+
+/* All ones is no object: every call refuses it with -EINVAL. */
+struct tm_oid {
+	uint64_t w[3];
+};
+
+struct tm_pool_params {
+	struct tm_uuid uuid; /* names a shared pool; ignored for a private one */
+	uint32_t flags;	     /* tm_pool_flags() */
+	uint32_t attrs;	     /* TM_POOL_RETAIN | ... */
+	const char *name;    /* for people and scripts; copied; at most TM_NAME_MAX bytes */
+};
+
+struct tmem;
+
+/*
+ * What a tmem can do. Implementations: none (every call -ENOSYS) and local (a store in this
+ * process). Every call copies, is thread safe, keeps no pointer, and blocks no longer than
+ * one page's codec plus the moving of one segment. `page` is 4 KiB << order bytes.
+ *
+ * Errors of every call that takes them: -ENOENT no such pool, -EINVAL the invalid object id.
+ */
+struct tmem_ops {
+	const char *name;
+
+	/* Make a pool. Returns its id (>= 0, the lowest free), or: -EINVAL unknown spec version,
+	 * order > TM_ORDER_MAX, reserved bits or attributes, bad name; -EOPNOTSUPP PRECOMPRESSED,
+	 * SHARED with PERSIST; -EACCES SHARED without authority; -ENFILE all ids taken; -ENOMEM. */
+	int (*new_pool)(struct tmem *t, const struct tm_pool_params *params);
+
+	/* Drop the pool and all its pages; the memory is back when this returns, the id is free. */
+	int (*destroy_pool)(struct tmem *t, int pool);
+
+	/* Store a copy of `page`. 0; -ENOMEM rejected for want of room; -E2BIG incompressible in a
+	 * TM_POOL_REFUSE_RAW pool; -EBUSY frozen. After any failure the handle is empty. */
+	int (*put)(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index,
+		const void *page);
+
+	/* Copy the page out. 0 hit; -ENOENT miss; -EIO damaged persistent page. `ret_page` may be
+	 * overwritten on a failure too; its content then means nothing. */
+	int (*get)(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index,
+		void *ret_page);
+
+	/* Forget one page, or every page of an object. 0 whether or not there was one. */
+	int (*flush_page)(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index);
+	int (*flush_object)(struct tmem *t, int pool, const struct tm_oid *oid);
+
+	/* Copy `length` bytes at `offset` of a page out. Never removes the page. 0; -ENOENT miss;
+	 * -EINVAL offset + length beyond the page; -EIO as get. */
+	int (*read)(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index,
+		uint32_t offset, uint32_t length, void *ret_buf);
+
+	/* Replace `length` bytes at `offset` of an existing page, atomically. 0; -ENOENT absent;
+	 * -EINVAL bad range; -ENOMEM, -EBUSY, -EIO: refused, the page is as it was. */
+	int (*write)(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index,
+		uint32_t offset, uint32_t length, const void *buf);
+
+	/* Exchange `buf` with `length` bytes at `offset` of an existing page, atomically.
+	 * Errors as write; `buf` is untouched on failure. */
+	int (*xchg)(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index,
+		uint32_t offset, uint32_t length, void *buf);
+
+	/* Add `delta` to one of the pool's front-end counters (TM_STAT_BACKING_*, TM_STAT_FALLBACK_*),
+	 * which list and tmemstat show beside the store's own. Unknown pool: nothing. */
+	void (*count)(struct tmem *t, int pool, enum tm_stat stat, int64_t delta);
+
+	/* Leave the host, drop every pool, free `t`. No other call may be under way. */
+	void (*close)(struct tmem *t);
+};
+
+/* Implementations embed this as their first member. */
+struct tmem {
+	const struct tmem_ops *ops;
+};
+
+struct tm_open_params {
+	const char *name;   /* the client, as in `tmemctl list`; 1 to TM_NAME_MAX printable bytes */
+	const char *type;   /* "tmemfs", "nbd", ...: what kind of front end this is */
+	const char *socket; /* the host's; NULL: $TMEM_SOCKET or the default; "none": no host */
+	uint64_t limit;	    /* most bytes this client may ever use, all counted; 0: TM_LIMIT_DEFAULT */
+	bool start_host;    /* start tmemd when nothing answers on the socket */
+
+	/* An operator destroyed this client (`tmemctl destroy`): its pools are gone for good and every
+	 * call says -ENOENT. Called once, from the host link's thread, after the fact. May be NULL. */
+	void (*on_destroyed)(void *opaque);
+	void *opaque;
+};
+
+/* A quarter of RAM, and at least TM_LIMIT_MIN. Also the default `limit` of every front end. */
+uint64_t tm_limit_default(void);
+
+/* The least limit a client can work with (a few segments); less is refused with -EINVAL. */
+#define TM_LIMIT_MIN (2ull << 20)
+
+/*
+ * Open the local implementation: reserve address space, create the ledger, join the host in the
+ * background (this never waits for it). Starts a thread: call it after the last fork.
+ * 0 and *ret_tmem, which the caller closes with ops->close; -EINVAL bad name or limit;
+ * -ENAMETOOLONG; -ENOMEM; or the errno of memfd_create, mmap, pthread_create.
+ */
+int tm_open(const struct tm_open_params *params, struct tmem **ret_tmem);
+
+/* The implementation that has no memory: every call says -ENOSYS. Static; close does nothing. */
+struct tmem *tm_none(void);
+
+#endif
