@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#define _GNU_SOURCE
 #include "core/ledger.h"
 
 #include <errno.h>
@@ -12,29 +11,24 @@
 #define LEDGER_BYTES TM_ALIGN(sizeof(struct tm_ledger), TM_PAGE_SIZE)
 #define LEDGER_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
-static int ledger_mmap(int fd, struct tm_ledger **ret_ledger)
+/* NULL on failure, with errno set. */
+static struct tm_ledger *ledger_mmap(int fd)
 {
 	void *p = mmap(NULL, LEDGER_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 
-	if (p == MAP_FAILED)
-		return -errno;
-	*ret_ledger = p;
-	return 0;
+	return p == MAP_FAILED ? NULL : p;
 }
 
 int tm_ledger_create(struct tm_ledger **ret_ledger, int *ret_fd)
 {
 	TM_AUTO_CLOSE int fd = memfd_create("tmem-ledger", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	struct tm_ledger *ledger;
-	int rc;
 
-	if (fd < 0)
+	if (fd < 0 || ftruncate(fd, LEDGER_BYTES) < 0 || fcntl(fd, F_ADD_SEALS, LEDGER_SEALS) < 0)
 		return -errno;
-	if (ftruncate(fd, LEDGER_BYTES) < 0 || fcntl(fd, F_ADD_SEALS, LEDGER_SEALS) < 0)
+	ledger = ledger_mmap(fd);
+	if (!ledger)
 		return -errno;
-	rc = ledger_mmap(fd, &ledger);
-	if (rc < 0)
-		return rc;
 
 	ledger->magic = TM_LEDGER_MAGIC;
 	ledger->version = TM_LEDGER_VERSION;
@@ -47,27 +41,29 @@ int tm_ledger_create(struct tm_ledger **ret_ledger, int *ret_fd)
 
 int tm_ledger_map(int fd, struct tm_ledger **ret_ledger)
 {
+	int seals = fcntl(fd, F_GET_SEALS);
 	struct tm_ledger *ledger;
 	struct stat st;
-	int seals, rc;
+	int rc = 0;
 
-	seals = fcntl(fd, F_GET_SEALS);
 	if (seals < 0 || (seals & LEDGER_SEALS) != LEDGER_SEALS)
 		return -EPERM;
 	if (fstat(fd, &st) < 0)
 		return -errno;
 	if ((uint64_t)st.st_size != LEDGER_BYTES)
 		return -EINVAL;
-	rc = ledger_mmap(fd, &ledger);
+	ledger = ledger_mmap(fd);
+	if (!ledger)
+		return -errno;
+	if (ledger->magic != TM_LEDGER_MAGIC)
+		rc = -EINVAL;
+	else if (ledger->version != TM_LEDGER_VERSION)
+		rc = -EPROTO;
 	if (rc < 0)
-		return rc;
-	if (ledger->magic != TM_LEDGER_MAGIC || ledger->version != TM_LEDGER_VERSION) {
-		rc = ledger->magic != TM_LEDGER_MAGIC ? -EINVAL : -EPROTO;
 		tm_ledger_unmap(ledger);
-		return rc;
-	}
-	*ret_ledger = ledger;
-	return 0;
+	else
+		*ret_ledger = ledger;
+	return rc;
 }
 
 void tm_ledger_unmap(struct tm_ledger *ledger)

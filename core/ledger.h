@@ -26,7 +26,7 @@
 
 #include "core/tmem.h"
 
-#define TM_LEDGER_MAGIC	  0x72646c6dU /* "mldr" */
+#define TM_LEDGER_MAGIC   0x72646c6dU /* "mldr" */
 #define TM_LEDGER_VERSION 1u
 
 enum tm_ledger_pool_state {
@@ -52,17 +52,18 @@ struct tm_ledger {
 
 	/* Host. */
 	_Atomic uint64_t granted_bytes; /* UINT64_MAX until a host said otherwise */
-	_Atomic uint32_t frozen;	/* 0 or 1 */
-	_Atomic uint32_t compress;	/* enum tm_compress */
+	_Atomic uint32_t frozen;        /* 0 or 1 */
+	_Atomic uint32_t compress;      /* enum tm_compress */
 
 	/* Client. */
-	_Atomic uint64_t limit_bytes;	 /* the client's own limit; the host can only lower it */
-	_Atomic uint64_t used_bytes;	 /* segments, index and everything else the store has */
-	_Atomic uint64_t want_bytes;	 /* what it could make use of now; asked ahead of need */
-	_Atomic uint64_t freeable_bytes; /* what it could release without losing a persistent page */
+	_Atomic uint64_t limit_bytes; /* the client's own limit; the host can only lower it */
+	_Atomic uint64_t used_bytes;  /* segments, index and everything else the store has */
+	_Atomic uint64_t want_bytes;  /* what it could make use of now; asked ahead of need */
+	_Atomic uint64_t
+		freeable_bytes; /* what it could release without losing a persistent page */
 	_Atomic uint64_t persistent_bytes; /* the part of used_bytes it cannot give up */
-	_Atomic uint64_t segment_bytes;	 /* size of a segment */
-	_Atomic uint32_t huge_pages;	 /* 1: the segments are huge pages */
+	_Atomic uint64_t segment_bytes;    /* size of a segment */
+	_Atomic uint32_t huge_pages;       /* 1: the segments are huge pages */
 
 	struct tm_ledger_pool pools[TM_POOLS_MAX];
 };

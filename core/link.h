@@ -36,13 +36,13 @@ struct tm_link_params {
 	const char *name;   /* of the client */
 	const char *type;   /* of front end */
 	const char *socket; /* NULL: tm_socket_path() */
-	int ledger_fd;	    /* borrowed: must stay open until tm_link_stop() */
+	int ledger_fd;      /* borrowed: must stay open until tm_link_stop() */
 	bool start_host;    /* run tmemd when nothing listens */
 	struct tm_link_ops ops;
 };
 
-/* Start the thread; all strings are copied. 0; -ENOMEM; -ENAMETOOLONG a socket path that does not fit
- * a sockaddr_un; errno of pthread_create. */
+/* Start the thread; all strings are copied. 0; -ENOMEM; -ENAMETOOLONG a socket path that does not
+ * fit a sockaddr_un; errno of pthread_create. */
 int tm_link_start(const struct tm_link_params *params, struct tm_link **ret_link);
 
 /* Leave the host and join the thread. Must not be called from a tm_link_ops function. */

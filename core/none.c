@@ -28,7 +28,8 @@ static int none_put(
 	return -ENOSYS;
 }
 
-static int none_get(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index, void *ret_page)
+static int none_get(
+	struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index, void *ret_page)
 {
 	(void)t, (void)pool, (void)oid, (void)index, (void)ret_page;
 	return -ENOSYS;

@@ -75,8 +75,8 @@ struct tm_oid {
 
 struct tm_pool_params {
 	struct tm_uuid uuid; /* names a shared pool; ignored for a private one */
-	uint32_t flags;	     /* tm_pool_flags() */
-	uint32_t attrs;	     /* TM_POOL_RETAIN | ... */
+	uint32_t flags;      /* tm_pool_flags() */
+	uint32_t attrs;      /* TM_POOL_RETAIN | ... */
 	const char *name;    /* for people and scripts; copied; at most TM_NAME_MAX bytes */
 };
 
@@ -107,8 +107,8 @@ struct tmem_ops {
 
 	/* Copy the page out. 0 hit; -ENOENT miss; -EIO damaged persistent page. `ret_page` may be
 	 * overwritten on a failure too; its content then means nothing. */
-	int (*get)(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index,
-		void *ret_page);
+	int (*get)(
+		struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index, void *ret_page);
 
 	/* Forget one page, or every page of an object. 0 whether or not there was one. */
 	int (*flush_page)(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index);
@@ -129,8 +129,9 @@ struct tmem_ops {
 	int (*xchg)(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index,
 		uint32_t offset, uint32_t length, void *buf);
 
-	/* Add `delta` to one of the pool's front-end counters (TM_STAT_BACKING_*, TM_STAT_FALLBACK_*),
-	 * which list and tmemstat show beside the store's own. Unknown pool: nothing. */
+	/* Add `delta` to one of the pool's front-end counters (TM_STAT_BACKING_*,
+	 * TM_STAT_FALLBACK_*), which list and tmemstat show beside the store's own. Unknown pool:
+	 * nothing. */
 	void (*count)(struct tmem *t, int pool, enum tm_stat stat, int64_t delta);
 
 	/* Leave the host, drop every pool, free `t`. No other call may be under way. */
@@ -146,11 +147,12 @@ struct tm_open_params {
 	const char *name;   /* the client, as in `tmemctl list`; 1 to TM_NAME_MAX printable bytes */
 	const char *type;   /* "tmemfs", "nbd", ...: what kind of front end this is */
 	const char *socket; /* the host's; NULL: $TMEM_SOCKET or the default; "none": no host */
-	uint64_t limit;	    /* most bytes this client may ever use, all counted; 0: TM_LIMIT_DEFAULT */
-	bool start_host;    /* start tmemd when nothing answers on the socket */
+	uint64_t limit;  /* most bytes this client may ever use, all counted; 0: TM_LIMIT_DEFAULT */
+	bool start_host; /* start tmemd when nothing answers on the socket */
 
-	/* An operator destroyed this client (`tmemctl destroy`): its pools are gone for good and every
-	 * call says -ENOENT. Called once, from the host link's thread, after the fact. May be NULL. */
+	/* An operator destroyed this client (`tmemctl destroy`): its pools are gone for good and
+	 * every call says -ENOENT. Called once, from the host link's thread, after the fact. May be
+	 * NULL. */
 	void (*on_destroyed)(void *opaque);
 	void *opaque;
 };

@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#define _GNU_SOURCE
 #include "core/util.h"
 
 #include <errno.h>
@@ -62,8 +61,11 @@ const char *tm_size_format(uint64_t bytes, char buf[static TM_SIZE_TEXT_MAX])
 	if (unit == 0)
 		snprintf(buf, TM_SIZE_TEXT_MAX, "%u", (unsigned int)bytes);
 	else
-		snprintf(buf, TM_SIZE_TEXT_MAX, "%.*f%c", value < 9.995 ? 2 : value < 99.95 ? 1 : 0, value,
-			"?KMGTPE"[unit]);
+		snprintf(buf, TM_SIZE_TEXT_MAX, "%.*f%c",
+			value < 9.995           ? 2
+				: value < 99.95 ? 1
+						: 0,
+			value, "?KMGTPE"[unit]);
 	return buf;
 }
 

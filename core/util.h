@@ -14,7 +14,7 @@
 #define TM_VERSION "0.1"
 
 #define TM_ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define TM_ALIGN(x, a)	 (((x) + (a)-1) & ~((a)-1)) /* `a` is a power of two */
+#define TM_ALIGN(x, a)   (((x) + (a)-1) & ~((a)-1)) /* `a` is a power of two */
 
 #define TM_MIN(a, b)                                                                               \
 	({                                                                                         \
@@ -58,8 +58,8 @@ uint64_t tm_now_ns(void);
 /* Bytes of RAM in this machine. Never 0. */
 uint64_t tm_ram_bytes(void);
 
-/* The control socket: `override` if not NULL, else $TMEM_SOCKET, else /run/tmem/control.sock for root,
- * else $XDG_RUNTIME_DIR/tmem/control.sock (or /tmp/tmem-UID/control.sock without one).
+/* The control socket: `override` if not NULL, else $TMEM_SOCKET, else /run/tmem/control.sock for
+ * root, else $XDG_RUNTIME_DIR/tmem/control.sock (or /tmp/tmem-UID/control.sock without one).
  * Returns a malloc'ed string, or NULL without memory. */
 char *tm_socket_path(const char *override);
 
