@@ -11,6 +11,9 @@
  * for moved pages with its hits forgotten, up to half a segment's worth, so that each eviction
  * frees memory.
  *
+ * A pass sweeps each segment at most once, so it ends even where an entry that is just being put
+ * keeps its segment from going.
+ *
  * One thread at a time (TM_LOCK_RECLAIM). A page moves under its shard's lock and keeps its
  * sequence number, so that no flush or overwrite can be acknowledged between the copy and its
  * publication.
@@ -41,6 +44,18 @@ struct sweep {
 	uint64_t evicted, promoted, cleaned;
 };
 
+/* Lock, and begin a pass: every sealed segment may be a victim once. */
+static void begin_pass(struct tm_store *s)
+{
+	tm_lock(&s->reclaim_lock);
+	s->reclaim_pass++;
+}
+
+static void end_pass(struct tm_store *s)
+{
+	tm_unlock(&s->reclaim_lock);
+}
+
 static struct victims find_victims(struct tm_store *s)
 {
 	struct victims v = {TM_SEGMENT_NONE, UINT32_MAX, TM_SEGMENT_NONE, UINT64_MAX};
@@ -55,7 +70,8 @@ static struct victims find_victims(struct tm_store *s)
 		/* The reference keeps owner and birth from changing; the state may have just
 		 * before. */
 		live = atomic_load(&seg->live_bytes);
-		if (atomic_load(&seg->state) == TM_SEGMENT_SEALED) {
+		if (atomic_load(&seg->state) == TM_SEGMENT_SEALED &&
+			seg->swept != s->reclaim_pass) {
 			if (live < v.emptiest_live) {
 				v.emptiest = id;
 				v.emptiest_live = live;
@@ -137,6 +153,7 @@ static void sweep_segment(struct tm_store *s, uint32_t id, bool keep_all, uint32
 	if (!tm_segment_try_ref(s->arena, id))
 		return; /* its last page went meanwhile */
 	w.pool = &s->pools[seg->owner->pool];
+	seg->swept = s->reclaim_pass;
 	while (going && offset < seg->tail) {
 		if (tm_entry_view(data + offset, seg->tail - offset, &seg->oid, &e) < 0) {
 			/* A damaged length hides what follows it; those pages stay reachable
@@ -198,14 +215,14 @@ bool tm_reclaim(struct tm_store *s, uint64_t seen)
 {
 	bool room;
 
-	tm_lock(&s->reclaim_lock);
+	begin_pass(s);
 	room = tm_arena_released(s->arena) != seen && has_room(s);
 	for (int i = 0; i < STEPS_MAX && !room; i++) {
 		if (!step(s))
 			break;
 		room = has_room(s);
 	}
-	tm_unlock(&s->reclaim_lock);
+	end_pass(s);
 	return room;
 }
 
@@ -215,7 +232,7 @@ uint64_t tm_store_release(struct tm_store *s, uint64_t bytes)
 	bool sealed = false;
 	struct victims v;
 
-	tm_lock(&s->reclaim_lock);
+	begin_pass(s);
 	before = tm_arena_released(s->arena);
 	while (released < bytes) {
 		v = find_victims(s);
@@ -228,16 +245,14 @@ uint64_t tm_store_release(struct tm_store *s, uint64_t bytes)
 		released =
 			(tm_arena_released(s->arena) - before) * tm_arena_segment_bytes(s->arena);
 	}
-	tm_unlock(&s->reclaim_lock);
+	end_pass(s);
 	return released;
 }
 
 void tm_store_shrink(struct tm_store *s)
 {
-	/* Each step frees something or is the last; sealing may add one more round. */
-	tm_lock(&s->reclaim_lock);
-	for (uint32_t i = 0; i < 2 * tm_arena_segments(s->arena); i++)
-		if (tm_budget_used(&s->budget) <= tm_budget_limit(&s->budget) || !step(s))
-			break;
-	tm_unlock(&s->reclaim_lock);
+	begin_pass(s);
+	while (tm_budget_used(&s->budget) > tm_budget_limit(&s->budget) && step(s))
+		;
+	end_pass(s);
 }

@@ -67,6 +67,7 @@ struct tm_segment {
 	_Atomic uint32_t live_bytes; /* of entries that are not dead */
 	uint32_t tail;               /* bytes appended, header included; see invariant 3 */
 	uint64_t birth;
+	uint64_t swept; /* the reclaim pass that last emptied it; under the store's reclaim lock */
 	const struct tm_owner *owner;
 	struct tm_oid oid;
 };

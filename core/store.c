@@ -102,7 +102,8 @@ int tm_store_new_pool(struct tm_store *s, const struct tm_pool_params *params)
 {
 	struct tm_ledger_pool *slot;
 	struct tm_pool *p;
-	int rc = check_pool_params(params);
+	int rc = check_pool_params(params), tries = 0;
+	uint64_t seen;
 
 	if (rc < 0)
 		return rc;
@@ -115,8 +116,11 @@ int tm_store_new_pool(struct tm_store *s, const struct tm_pool_params *params)
 	slot = &s->ledger->pools[p->id];
 	ledger_pool_init(slot, params);
 	p->stat = slot->stat;
-	rc = tm_objects_create(s->index, p->id, &p->stat[TM_STAT_USED_BYTES],
-		&p->stat[TM_STAT_OBJECTS], &p->objects);
+	do {
+		seen = tm_arena_released(s->arena);
+		rc = tm_objects_create(s->index, p->id, &p->stat[TM_STAT_USED_BYTES],
+			&p->stat[TM_STAT_OBJECTS], &p->objects);
+	} while (rc == -ENOMEM && tries++ == 0 && tm_reclaim(s, seen));
 	if (rc == 0) {
 		p->page_bytes = TM_PAGE_SIZE
 			<< ((params->flags & TM_POOL_ORDER_MASK) >> TM_POOL_ORDER_SHIFT);

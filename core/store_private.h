@@ -43,6 +43,7 @@ struct tm_store {
 	_Atomic uint64_t sequence;
 	struct tm_lock pools_lock;   /* pools coming and going */
 	struct tm_lock reclaim_lock; /* one evicts or cleans; held while a pool is torn down */
+	uint64_t reclaim_pass;       /* under reclaim_lock */
 	struct tm_pool pools[TM_POOLS_MAX];
 };
 
