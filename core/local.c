@@ -157,6 +157,13 @@ static bool is_good_name(const char *name)
 	return true;
 }
 
+static bool wants_host(const char *socket)
+{
+	if (!socket)
+		socket = getenv("TMEM_SOCKET");
+	return !socket || strcmp(socket, "none") != 0;
+}
+
 static int start_link(struct local *l, const struct tm_open_params *params)
 {
 	struct tm_link_params link = {
@@ -168,9 +175,7 @@ static int start_link(struct local *l, const struct tm_open_params *params)
 		.ops = {on_release, on_shrink, on_destroy, l},
 	};
 
-	if (params->socket && strcmp(params->socket, "none") == 0)
-		return 0;
-	return tm_link_start(&link, &l->link);
+	return wants_host(params->socket) ? tm_link_start(&link, &l->link) : 0;
 }
 
 int tm_open(const struct tm_open_params *params, struct tmem **ret_tmem)

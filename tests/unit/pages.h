@@ -94,8 +94,8 @@ static inline int test_scale(int plain)
 	const char *variant = getenv("TM_TEST_VARIANT");
 
 	if (variant && strcmp(variant, "tsan") == 0)
-		return plain / 12 + 1;
-	return variant && *variant ? plain / 4 + 1 : plain;
+		return plain / 5 + 1;
+	return variant && *variant ? plain / 2 + 1 : plain;
 }
 
 #endif
