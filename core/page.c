@@ -330,6 +330,21 @@ int tm_store_read(struct tm_store *s, int id, const struct tm_oid *oid, uint32_t
 	return rc;
 }
 
+/* A whole page needs nothing of the old one but that there is one. */
+static int replace_once(
+	struct tm_store *s, struct tm_pool *p, const struct tm_handle *h, const void *page)
+{
+	uint8_t scratch[p->page_bytes];
+	uint64_t slot = pin(s, p, h, false), location = tm_slot_location(slot);
+	int rc;
+
+	if (slot == TM_SLOT_NONE)
+		return -ENOENT;
+	rc = put_page(s, p, h, page, scratch, &location);
+	unpin(s, slot); /* only now: the location stays unique until the page is published */
+	return rc;
+}
+
 /* One attempt to replace a range: -EAGAIN when the page changed underneath. `ret_old`, if not NULL,
  * receives what the range was. */
 static int modify_once(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h,
@@ -349,7 +364,7 @@ static int modify_once(struct tm_store *s, struct tm_pool *p, const struct tm_ha
 		memcpy(page + offset, buf, length);
 		rc = put_page(s, p, h, page, scratch, &location);
 	}
-	unpin(s, slot); /* only now: the location stays unique until the page is published */
+	unpin(s, slot); /* as above */
 	if (rc == 0 && ret_old)
 		memcpy(ret_old, old, length);
 	return rc;
@@ -369,7 +384,9 @@ static int modify(struct tm_store *s, int id, const struct tm_oid *oid, uint32_t
 		rc = -EINVAL;
 	else
 		do
-			rc = modify_once(s, p, &h, offset, length, buf, ret_old);
+			rc = length == p->page_bytes && !ret_old
+				? replace_once(s, p, &h, buf)
+				: modify_once(s, p, &h, offset, length, buf, ret_old);
 		while (rc == -EAGAIN);
 	tm_pool_leave(p);
 	return rc;

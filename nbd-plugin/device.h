@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * device.h - a block device whose every page is in exactly one place
+ *
+ *                      write, zeros; zero; trim
+ *        +--------------------------------------------------+
+ *        v                                                  |
+ *     nowhere --write: put accepted--> tmem --write refused--> fallback
+ *     (zeros)                           ^                      |
+ *        |                              +--write or cache: put accepted
+ *        +-----------write: put refused, fallback written----> fallback
+ *
+ * Invariants
+ *   1. A page's place is changed only under its lock, after the new place holds the new content and
+ *      before the old one is given up.
+ *   2. A failed write leaves the page as it was (on the fallback itself: as the disk left it).
+ *   3. Requests allocate no memory.
+ *
+ * Locking: pages are locked one at a time by one of LOCKS mutexes, number modulo LOCKS, so requests
+ * of any size and alignment run in parallel and a read sees each page before or after a write,
+ * never between.
+ *
+ * Errors of every request: -ENOSPC refused by tmem and no (room on the) fallback; -EIO a damaged or
+ * lost page; else the fallback's errno. Pages of a request before the one that failed may have been
+ * written.
+ */
+#ifndef TM_DEVICE_H
+#define TM_DEVICE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/tmem.h"
+#include "nbd-plugin/fallback.h"
+
+#define TM_DEVICE_PAGE 4096u
+
+struct tm_device;
+
+/* A device of `bytes` zeros. `fallback` may be NULL; else it becomes the device's. 0; -ENOMEM. */
+int tm_device_create(uint64_t bytes, struct tm_fallback *fallback, struct tm_device **ret_device);
+
+/* Give the device its memory: a persistent pool of `tmem`, which becomes the device's even on
+ * failure. Before this every put counts as refused. 0 or new_pool's error. */
+int tm_device_attach(struct tm_device *d, struct tmem *tmem, const char *pool_name);
+
+void tm_device_destroy(struct tm_device *d);
+
+/* Ranges lie inside the device; any offset and length. */
+int tm_device_read(struct tm_device *d, void *ret_buf, uint32_t count, uint64_t offset);
+int tm_device_write(struct tm_device *d, const void *buf, uint32_t count, uint64_t offset);
+int tm_device_zero(struct tm_device *d, uint32_t count, uint64_t offset);
+
+/* Forget the pages that lie wholly in the range; they read as zeros then. */
+int tm_device_trim(struct tm_device *d, uint32_t count, uint64_t offset);
+
+/* Bring the range's pages from the fallback into tmem as far as it takes them. */
+int tm_device_cache(struct tm_device *d, uint32_t count, uint64_t offset);
+
+/* What must be durable is: only the fallback can be. */
+int tm_device_sync(struct tm_device *d);
+
+/* Length of the run of pages from `offset` that are all stored, or all nowhere (*ret_hole), up to
+ * `count` bytes. Exact when nobody writes meanwhile. */
+uint64_t tm_device_run(struct tm_device *d, uint64_t count, uint64_t offset, bool *ret_hole);
+
+#endif

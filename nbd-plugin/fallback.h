@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * fallback.h - the file that takes the pages RAM refuses
+ *
+ *      | header page | page 0 | page 1 | ... |          a sparse file, or a block device
+ *
+ * The header says that the file is ours. A file with any other content is refused, never
+ * overwritten. Page n of the device lies at (n + 1) pages, at its place or nowhere: freed pages are
+ * punched out.
+ *
+ * Opened O_DIRECT where the file system has it, so that swapping does not go through the page cache
+ * it is meant to relieve. No call allocates memory. Thread safe, except that calls on one page must
+ * not overlap (the device's page locks see to that).
+ */
+#ifndef TM_FALLBACK_H
+#define TM_FALLBACK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define TM_FALLBACK_PAGE 4096u
+
+struct tm_fallback;
+
+/* Why an open failed, beyond the errno: one line without the path, or "". */
+#define TM_FALLBACK_REASON_MAX 128
+
+/*
+ * Open or create (sparse, mode 0600) the file for a device of `pages` pages, and lock it.
+ * 0; -EBUSY another server has it; -EEXIST it holds something else; -EINVAL neither a regular file
+ * nor a block device; -ENOSPC no room for even the header, or a block device too small; -EROFS,
+ * -EACCES and whatever open, fstat and write say. `ret_reason` is always set.
+ */
+int tm_fallback_open(const char *path, uint64_t pages, struct tm_fallback **ret_fallback,
+	char ret_reason[static TM_FALLBACK_REASON_MAX]);
+
+/* Give the disk space back and close. */
+void tm_fallback_close(struct tm_fallback *f);
+
+/* One page. Both `page` are aligned to TM_FALLBACK_PAGE. 0 or -errno; a short transfer is -EIO. */
+int tm_fallback_read(struct tm_fallback *f, uint64_t n, void *ret_page);
+int tm_fallback_write(struct tm_fallback *f, uint64_t n, const void *page);
+
+/* The page is not needed any more: give its blocks back where the file system can. */
+void tm_fallback_discard(struct tm_fallback *f, uint64_t n);
+
+/* Make everything written so far durable; does nothing when nothing was written since the last
+ * time. 0 or -errno; after an error the next call tries again. */
+int tm_fallback_sync(struct tm_fallback *f);
+
+bool tm_fallback_is_direct(const struct tm_fallback *f);
+
+#endif
