@@ -45,6 +45,18 @@ struct tm_link_params {
  * fit a sockaddr_un; errno of pthread_create. */
 int tm_link_start(const struct tm_link_params *params, struct tm_link **ret_link);
 
+/* What happened to a link so far. `version_mismatches` counts hosts of another protocol version:
+ * the client works on without a host and asks again every 10 s. */
+struct tm_link_counters {
+	uint64_t joins;
+	uint64_t refusals; /* the host answered join with an error */
+	uint64_t version_mismatches;
+	uint64_t host_starts; /* tmemd run by this link, whether or not it stayed */
+};
+
+/* Any thread, any time. */
+void tm_link_count(struct tm_link *link, struct tm_link_counters *ret_counters);
+
 /* Leave the host and join the thread. Must not be called from a tm_link_ops function. */
 void tm_link_stop(struct tm_link *link);
 

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * link.c - a client's connection to its host
+ *
+ * One thread, one loop; every wait also polls `stop_fd`, so that stopping never waits for the host:
+ *
+ *      link_run:  dial -> (nobody there) host_start, back off, dial
+ *                  |
+ *                 join -> (refused, other version) back off, dial
+ *                  |
+ *                 serve -> (host gone) back off, dial
+ *                  |
+ *                 (event destroy) ended
+ *
+ * Invariants
+ *   1. Between attempts at least BACKOFF_MIN_MS pass, so a host that dies at once costs little.
+ *   2. A host that was started is reaped by its own pid: no zombie is left, and no child of the
+ * host program is touched.
+ *   3. The thread takes no signal: handlers of the host program run in its own threads.
+ *
+ * Locking: none. `counters` are atomic; everything else belongs to the thread after the start.
+ */
+#include "core/link.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/un.h>
+
+#include "core/host_start.h"
+#include "core/ledger.h"
+#include "core/proto.h"
+#include "core/util.h"
+
+#define BACKOFF_MIN_MS     100
+#define BACKOFF_MAX_MS     1000
+#define BACKOFF_VERSION_MS 10000
+#define REPLY_TIMEOUT_MS   10000
+#define THREAD_STACK       (256u << 10)
+
+struct tm_link {
+	struct tm_link_params params; /* its strings are the ones below */
+	char *name, *type, *socket;
+	int stop_fd; /* readable once the thread has to end */
+	pthread_t thread;
+	_Atomic uint64_t joins, refusals, version_mismatches, host_starts;
+};
+
+static void count(_Atomic uint64_t *counter)
+{
+	atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+}
+
+/* False when the link has to stop. */
+static bool link_sleep(struct tm_link *link, int ms)
+{
+	struct pollfd fd = {link->stop_fd, POLLIN, 0};
+
+	return poll(&fd, 1, ms) == 0;
+}
+
+/* Read the greeting. 0; -EPROTO another version, or no host at all; errors of tm_conn_receive. */
+static int link_greet(struct tm_link *link, struct tm_conn *conn)
+{
+	json_t *message;
+	int rc = tm_conn_receive(conn, link->stop_fd, REPLY_TIMEOUT_MS, &message);
+
+	if (rc < 0)
+		return rc;
+	rc = tm_proto_greeting_version(message);
+	json_decref(message);
+	return rc == TM_PROTO_VERSION ? 0 : -EPROTO;
+}
+
+/* Hand the ledger over and wait for the answer. 0; -EACCES refused; as link_greet. */
+static int link_join(struct tm_link *link, struct tm_conn *conn)
+{
+	json_t *arguments = json_pack("{s:s,s:s,s:I,s:i}", "name", link->name, "type", link->type,
+		"pid", (json_int_t)getpid(), "protocol", TM_PROTO_VERSION);
+	json_t *message;
+	int rc;
+
+	if (!arguments)
+		return -ENOMEM;
+	rc = tm_conn_send(conn, tm_proto_request("join", arguments, NULL), link->params.ledger_fd);
+	if (rc == 0)
+		rc = tm_conn_receive(conn, link->stop_fd, REPLY_TIMEOUT_MS, &message);
+	if (rc < 0)
+		return rc;
+	rc = json_object_get(message, "return") ? 0 : -EACCES;
+	json_decref(message);
+	return rc;
+}
+
+/* Do what an event asks for. 0; -ESHUTDOWN the client was destroyed; errors of tm_conn_send. */
+static int link_handle(struct tm_link *link, struct tm_conn *conn, const json_t *message)
+{
+	const struct tm_link_ops *ops = &link->params.ops;
+	const char *event = json_string_value(json_object_get(message, "event"));
+	const json_t *data = json_object_get(message, "data");
+
+	if (!event) /* the reply to `released` */
+		return 0;
+	if (strcmp(event, "release") == 0) {
+		json_int_t bytes = json_integer_value(json_object_get(data, "bytes"));
+		json_int_t ticket = json_integer_value(json_object_get(data, "ticket"));
+		uint64_t released =
+			bytes > 0 && ops->release ? ops->release(ops->opaque, (uint64_t)bytes) : 0;
+		json_t *answer = json_pack("{s:I,s:I}", "ticket", ticket, "bytes",
+			(json_int_t)TM_MIN(released, (uint64_t)INT64_MAX));
+
+		return answer ? tm_conn_send(conn, tm_proto_request("released", answer, NULL), -1)
+			      : -ENOMEM;
+	}
+	if (strcmp(event, "shrink") == 0 && ops->shrink)
+		ops->shrink(ops->opaque);
+	if (strcmp(event, "destroy") == 0) {
+		if (ops->destroy)
+			ops->destroy(ops->opaque);
+		return -ESHUTDOWN;
+	}
+	return 0; /* an event of a newer host is no business of ours */
+}
+
+/* Serve a host until it goes away. Never 0. */
+static int link_serve(struct tm_link *link, struct tm_conn *conn)
+{
+	for (;;) {
+		json_t *message;
+		int rc = tm_conn_receive(conn, link->stop_fd, -1, &message);
+
+		if (rc < 0)
+			return rc;
+		rc = link_handle(link, conn, message);
+		json_decref(message);
+		if (rc < 0)
+			return rc;
+	}
+}
+
+/* One connection from dial to end. Returns why it ended; *ret_joined tells whether it ever worked.
+ */
+static int link_attempt(struct tm_link *link, bool *ret_joined)
+{
+	struct tm_conn *conn;
+	int rc = tm_conn_dial(link->socket, &conn);
+
+	if (rc < 0)
+		return rc;
+	rc = link_greet(link, conn);
+	if (rc == -EPROTO)
+		count(&link->version_mismatches);
+	if (rc == 0)
+		rc = link_join(link, conn);
+	if (rc == -EACCES)
+		count(&link->refusals);
+	if (rc == 0) {
+		count(&link->joins);
+		*ret_joined = true;
+		rc = link_serve(link, conn);
+	}
+	tm_conn_close(conn);
+	return rc;
+}
+
+static void *link_run(void *arg)
+{
+	struct tm_link *link = arg;
+	int backoff = BACKOFF_MIN_MS;
+
+	pthread_setname_np(pthread_self(), "tmem-link");
+	for (;;) {
+		bool joined = false;
+		int rc = link_attempt(link, &joined);
+
+		if (rc == -ECANCELED || rc == -ESHUTDOWN)
+			return NULL;
+		if (joined)
+			backoff = BACKOFF_MIN_MS;
+		if ((rc == -ENOENT || rc == -ECONNREFUSED) && link->params.start_host) {
+			count(&link->host_starts);
+			/* Started: it listens by now. */
+			if (tm_host_start(link->socket, link->stop_fd) == 0 &&
+				backoff == BACKOFF_MIN_MS)
+				rc = 0;
+		}
+		if (!link_sleep(link, rc == -EPROTO ? BACKOFF_VERSION_MS : rc == 0 ? 0 : backoff))
+			return NULL;
+		backoff = TM_MIN(backoff * 2, BACKOFF_MAX_MS);
+	}
+}
+
+static void link_free(struct tm_link *link)
+{
+	if (link->stop_fd >= 0)
+		close(link->stop_fd);
+	free(link->name);
+	free(link->type);
+	free(link->socket);
+	free(link);
+}
+
+/* Start the thread with every signal blocked. */
+static int link_start_thread(struct tm_link *link)
+{
+	sigset_t all, before;
+	pthread_attr_t attr;
+	int rc = pthread_attr_init(&attr);
+
+	if (rc)
+		return -rc;
+	pthread_attr_setstacksize(&attr, THREAD_STACK);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	rc = pthread_create(&link->thread, &attr, link_run, link);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_attr_destroy(&attr);
+	return -rc;
+}
+
+int tm_link_start(const struct tm_link_params *params, struct tm_link **ret_link)
+{
+	struct tm_link *link = calloc(1, sizeof(*link));
+	int rc = -ENOMEM;
+
+	if (!link)
+		return -ENOMEM;
+	link->params = *params;
+	link->name = strdup(params->name);
+	link->type = strdup(params->type);
+	link->socket = tm_socket_path(params->socket);
+	link->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (link->stop_fd < 0)
+		rc = -errno;
+	else if (!link->name || !link->type || !link->socket)
+		rc = -ENOMEM;
+	else if (strlen(link->socket) >= sizeof(((struct sockaddr_un *)0)->sun_path))
+		rc = -ENAMETOOLONG;
+	else
+		rc = link_start_thread(link);
+	if (rc < 0)
+		link_free(link);
+	else
+		*ret_link = link;
+	return rc;
+}
+
+void tm_link_count(struct tm_link *link, struct tm_link_counters *ret_counters)
+{
+	ret_counters->joins = atomic_load(&link->joins);
+	ret_counters->refusals = atomic_load(&link->refusals);
+	ret_counters->version_mismatches = atomic_load(&link->version_mismatches);
+	ret_counters->host_starts = atomic_load(&link->host_starts);
+}
+
+void tm_link_stop(struct tm_link *link)
+{
+	if (!link)
+		return;
+	eventfd_write(link->stop_fd, 1);
+	pthread_join(link->thread, NULL);
+	link_free(link);
+}
