@@ -102,7 +102,7 @@ deps: ## install the Debian packages that build and tests need (elsewhere: print
 	fi
 
 demo: deps ## see it work: DIR=/your/slow/dir KEEP=1 (needs root)
-	$(Q)$(MAKE) --no-print-directory all $(B)/bench/slowfs
+	$(Q)$(MAKE) --no-print-directory all $(B)/bench/slowfs $(B)/tests/memhog
 	$(Q)DIR="$(DIR)" KEEP="$(KEEP)" B="$(B)" tools/demo
 
 check: deps ## build and pass every test (needs root for mounts and swap)
