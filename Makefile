@@ -47,6 +47,7 @@ BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
 .PHONY: all help deps demo check check-built bench asan tsan ubsan lint format install clean tests
 .DELETE_ON_ERROR:
+.SECONDARY:
 
 all: $(PROGRAMS) ## build the programs into build/
 

@@ -144,9 +144,10 @@ struct tmem {
 };
 
 struct tm_open_params {
-	const char *name;   /* the client, as in `tmemctl list`; 1 to TM_NAME_MAX printable bytes */
-	const char *type;   /* "tmemfs", "nbd", ...: what kind of front end this is */
-	const char *socket; /* the host's; NULL: $TMEM_SOCKET or the default; "none": no host */
+	const char *name; /* the client, as in `tmemctl list`; 1 to TM_NAME_MAX printable bytes */
+	const char *type; /* "tmemfs", "nbd", ...: what kind of front end this is */
+	const char
+		*socket; /* the host's; NULL: $TMEM_SOCKET or the default; either "none": no host */
 	uint64_t limit;  /* most bytes this client may ever use, all counted; 0: TM_LIMIT_DEFAULT */
 	bool start_host; /* start tmemd when nothing answers on the socket */
 

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "core/budget.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "core/util.h"
+
+uint64_t tm_budget_limit(const struct tm_budget *b)
+{
+	uint64_t own = atomic_load_explicit(&b->ledger->limit_bytes, memory_order_relaxed);
+	uint64_t granted = atomic_load_explicit(&b->ledger->granted_bytes, memory_order_relaxed);
+
+	return TM_MIN(own, granted);
+}
+
+uint64_t tm_budget_used(const struct tm_budget *b)
+{
+	return atomic_load_explicit(&b->ledger->used_bytes, memory_order_relaxed);
+}
+
+int tm_budget_charge(struct tm_budget *b, uint64_t bytes, bool privileged)
+{
+	uint64_t need = bytes + (privileged ? 0 : b->headroom);
+	uint64_t limit = tm_budget_limit(b);
+	uint64_t used = tm_budget_used(b);
+
+	if (b->refuse && b->refuse(b->opaque))
+		return -ENOMEM;
+	do {
+		if (used > limit || need > limit - used)
+			return -ENOMEM;
+	} while (!atomic_compare_exchange_weak(&b->ledger->used_bytes, &used, used + bytes));
+	return 0;
+}
+
+void tm_budget_credit(struct tm_budget *b, uint64_t bytes)
+{
+	atomic_fetch_sub(&b->ledger->used_bytes, bytes);
+}
+
+/* A put stream fills 100-200 MB a second and the host looks ten times a second. */
+#define ASK_AHEAD_MIN (64ull << 20)
+
+void tm_budget_report(struct tm_budget *b)
+{
+	struct tm_ledger *l = b->ledger;
+	uint64_t used = tm_budget_used(b), freeable = atomic_load(&l->freeable_bytes);
+	uint64_t want = used + TM_MAX(ASK_AHEAD_MIN, used / 8);
+
+	atomic_store(&l->want_bytes, TM_MIN(want, atomic_load(&l->limit_bytes)));
+	atomic_store(&l->persistent_bytes, used > freeable ? used - freeable : 0);
+}
+
+/* What glibc takes for `size` bytes: a header word, in steps of 16, at least 32. */
+static uint64_t chunk_bytes(size_t size)
+{
+	return TM_MAX(TM_ALIGN((uint64_t)size + 8, 16), 32u);
+}
+
+void *tm_node_alloc(struct tm_budget *b, _Atomic uint64_t *owner_bytes, size_t size)
+{
+	uint64_t bytes = chunk_bytes(size);
+	void *node;
+
+	if (tm_budget_charge(b, bytes, false) < 0)
+		return NULL;
+	node = calloc(1, size);
+	if (!node)
+		tm_budget_credit(b, bytes);
+	else if (owner_bytes)
+		atomic_fetch_add_explicit(owner_bytes, bytes, memory_order_relaxed);
+	return node;
+}
+
+void tm_node_free(struct tm_budget *b, _Atomic uint64_t *owner_bytes, void *node, size_t size)
+{
+	uint64_t bytes = chunk_bytes(size);
+
+	if (!node)
+		return;
+	free(node);
+	if (owner_bytes)
+		atomic_fetch_sub_explicit(owner_bytes, bytes, memory_order_relaxed);
+	tm_budget_credit(b, bytes);
+}

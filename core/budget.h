@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * budget.h - the hard byte limit of one client
+ *
+ * Every byte the store takes, segments and metadata alike, is charged here first; the sum is the
+ * ledger's used_bytes. The limit is the client's own or the host's grant, whichever is lower, read
+ * afresh at each charge, so a lowered grant holds from the next allocation on.
+ *
+ * Invariants
+ *   1. A charge never takes used_bytes above the limit, not for an instant (compare and swap).
+ *   2. `headroom` bytes stay free for privileged charges: moving live pages out of a segment needs
+ *      a segment to move them to, or nothing could ever be cleaned in a full store.
+ *
+ * Locking: none; thread safe.
+ */
+#ifndef TM_BUDGET_H
+#define TM_BUDGET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/ledger.h"
+
+struct tm_budget {
+	struct tm_ledger *ledger;
+	uint64_t headroom; /* bytes that only privileged charges may use */
+
+	/* Tests: refuse a charge when this says true. NULL in production. */
+	bool (*refuse)(void *opaque);
+	void *opaque;
+};
+
+/* The limit that holds now, in bytes. */
+uint64_t tm_budget_limit(const struct tm_budget *b);
+
+/* Bytes charged now. */
+uint64_t tm_budget_used(const struct tm_budget *b);
+
+/* Charge `bytes`. 0, or -ENOMEM when they do not fit (or a test refuses). */
+int tm_budget_charge(struct tm_budget *b, uint64_t bytes, bool privileged);
+
+/* Give back `bytes` that were charged. */
+void tm_budget_credit(struct tm_budget *b, uint64_t bytes);
+
+/* Tell the host, through the ledger, what part of used_bytes is persistent and how much more would
+ * be put to use: asked ahead of need, so that no put waits for a grant. */
+void tm_budget_report(struct tm_budget *b);
+
+/*
+ * Heap memory that counts: charged with what malloc really takes, also on `owner_bytes` (a pool's
+ * used_bytes gauge; may be NULL). Zeroed. NULL when the budget or malloc refuses. tm_node_free
+ * wants the same size, budget and owner.
+ */
+void *tm_node_alloc(struct tm_budget *b, _Atomic uint64_t *owner_bytes, size_t size);
+void tm_node_free(struct tm_budget *b, _Atomic uint64_t *owner_bytes, void *node, size_t size);
+
+#endif

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "core/entry.h"
+
+#include <errno.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "core/util.h"
+
+_Static_assert(sizeof(struct tm_entry) == 20, "entry headers are 20 bytes, packed");
+
+uint32_t tm_entry_total(uint32_t payload_bytes, bool has_oid)
+{
+	uint32_t head = sizeof(struct tm_entry) + (has_oid ? sizeof(struct tm_oid) : 0);
+
+	return TM_ALIGN(head + payload_bytes, 4u);
+}
+
+static uint32_t checksum(const struct tm_oid *oid, uint32_t index, uint64_t seq, uint32_t meta,
+	const void *payload, uint32_t bytes)
+{
+	struct {
+		struct tm_oid oid;
+		uint64_t seq;
+		uint32_t index, meta;
+	} name = {*oid, seq, index, meta & ~TM_ENTRY_DEAD};
+
+	return (uint32_t)XXH3_64bits_withSeed(payload, bytes, XXH3_64bits(&name, sizeof(name)));
+}
+
+void tm_entry_write(void *at, const struct tm_oid *oid, bool has_oid, uint32_t index, uint64_t seq,
+	enum tm_codec codec, const void *payload, uint32_t bytes)
+{
+	uint32_t meta =
+		bytes | (uint32_t)codec << TM_ENTRY_CODEC_SHIFT | (has_oid ? TM_ENTRY_HAS_OID : 0);
+	struct tm_entry header = {
+		.check = checksum(oid, index, seq, meta, payload, bytes),
+		.index = index,
+		.seq_lo = (uint32_t)seq,
+		.seq_hi = (uint32_t)(seq >> 32),
+		.meta = meta,
+	};
+	uint8_t *p = (uint8_t *)at + sizeof(header);
+
+	if (has_oid) {
+		memcpy(p, oid, sizeof(*oid));
+		p += sizeof(*oid);
+	}
+	memcpy(p, payload, bytes);
+	memcpy(at, &header, sizeof(header)); /* last: a header vouches for what follows it */
+}
+
+int tm_entry_view(const void *at, uint32_t room, const struct tm_oid *segment_oid,
+	struct tm_entry_view *ret_view)
+{
+	const struct tm_entry *e = at;
+	const uint8_t *p = (const uint8_t *)(e + 1);
+	struct tm_entry_view v;
+	uint32_t meta;
+
+	if (room < sizeof(*e))
+		return -EIO;
+	meta = __atomic_load_n(&e->meta, __ATOMIC_RELAXED);
+	v.bytes = meta & TM_ENTRY_BYTES_MASK;
+	v.total = tm_entry_total(v.bytes, meta & TM_ENTRY_HAS_OID);
+	if (v.total > room || v.bytes == 0)
+		return -EIO;
+	v.codec = meta >> TM_ENTRY_CODEC_SHIFT & 0xf;
+	v.dead = meta & TM_ENTRY_DEAD;
+	v.seq = (uint64_t)e->seq_hi << 32 | e->seq_lo;
+	v.index = e->index;
+	v.oid = *segment_oid;
+	if (meta & TM_ENTRY_HAS_OID) {
+		memcpy(&v.oid, p, sizeof(v.oid));
+		p += sizeof(v.oid);
+	}
+	v.payload = p;
+	*ret_view = v;
+	return 0;
+}
+
+bool tm_entry_is(
+	const void *at, const struct tm_entry_view *view, const struct tm_oid *oid, uint32_t index)
+{
+	const struct tm_entry *e = at;
+	uint32_t meta = __atomic_load_n(&e->meta, __ATOMIC_RELAXED);
+
+	return view->index == index && tm_oid_equal(&view->oid, oid) &&
+		e->check == checksum(oid, index, view->seq, meta, view->payload, view->bytes);
+}
+
+struct tm_killed tm_entry_kill(void *at)
+{
+	struct tm_entry *e = at;
+	uint32_t meta = __atomic_fetch_or(&e->meta, TM_ENTRY_DEAD, __ATOMIC_RELAXED);
+
+	return (struct tm_killed){
+		.total = tm_entry_total(meta & TM_ENTRY_BYTES_MASK, meta & TM_ENTRY_HAS_OID),
+		.codec = meta >> TM_ENTRY_CODEC_SHIFT & 0xf,
+	};
+}

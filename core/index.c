@@ -1,0 +1,454 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "core/index.h"
+
+#include <errno.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "core/entry.h"
+#include "core/locks.h"
+#include "core/slot.h"
+#include "core/util.h"
+
+#define SHARDS        256u
+#define BUCKETS_FIRST 8u
+
+/* What hangs in a bucket: the first member of leaves and objects. */
+struct item {
+	struct item *next;
+	uint64_t hash;
+};
+
+struct table {
+	struct item **bucket;
+	uint32_t buckets; /* a power of two */
+	uint32_t items;
+};
+
+struct tm_leaf {
+	struct item item;              /* shard's lock */
+	struct tm_object *object;      /* constant */
+	struct tm_leaf *older, *newer; /* in its object; objects' lock */
+	uint64_t birth;                /* constant */
+	uint64_t *slots;               /* shard's lock, as all that follows */
+	uint32_t run;
+	uint16_t present;  /* slots in use */
+	uint16_t capacity; /* slots there are: 2, 8 or 64 */
+};
+
+struct tm_object {
+	struct item item; /* objects' lock, as all that is not constant */
+	struct tm_objects *objects;
+	struct tm_oid oid;
+	struct tm_leaf *oldest, *newest;
+};
+
+struct tm_shard {
+	struct tm_lock lock;
+	struct table leaves;
+};
+
+struct tm_objects {
+	struct tm_index *ix;
+	uint32_t pool;
+	_Atomic uint64_t *used_bytes, *object_count;
+	struct tm_lock lock; /* of what follows, and of every object and list in it */
+	struct table table;
+	uint64_t next_birth;
+};
+
+struct tm_index {
+	struct tm_budget *budget;
+	struct tm_shard shards[SHARDS];
+};
+
+/* --- hash table ----------------------------------------------------------------------------- */
+
+static int table_init(struct tm_budget *b, struct table *t)
+{
+	t->bucket = tm_node_alloc(b, NULL, BUCKETS_FIRST * sizeof(*t->bucket));
+	t->buckets = BUCKETS_FIRST;
+	return t->bucket ? 0 : -ENOMEM;
+}
+
+static void table_fini(struct tm_budget *b, struct table *t)
+{
+	tm_node_free(b, NULL, t->bucket, t->buckets * sizeof(*t->bucket));
+}
+
+/* Low bits of the hash choose the shard, the ones above 16 the bucket. */
+static struct item **table_bucket(const struct table *t, uint64_t hash)
+{
+	return &t->bucket[hash >> 16 & (t->buckets - 1)];
+}
+
+static void table_link(struct table *t, struct item *item)
+{
+	struct item **bucket = table_bucket(t, item->hash);
+
+	item->next = *bucket;
+	*bucket = item;
+}
+
+/* Double the buckets at two items each. Without memory the chains just grow longer. */
+static void table_grow(struct tm_budget *b, struct table *t)
+{
+	struct table bigger = {.buckets = t->buckets * 2, .items = t->items};
+	struct item *item, *next;
+
+	if (t->items < t->buckets * 2)
+		return;
+	bigger.bucket = tm_node_alloc(b, NULL, bigger.buckets * sizeof(*bigger.bucket));
+	if (!bigger.bucket)
+		return;
+	for (uint32_t i = 0; i < t->buckets; i++) {
+		for (item = t->bucket[i]; item; item = next) {
+			next = item->next;
+			table_link(&bigger, item);
+		}
+	}
+	table_fini(b, t);
+	*t = bigger;
+}
+
+static void table_add(struct tm_budget *b, struct table *t, struct item *item)
+{
+	table_link(t, item);
+	t->items++;
+	table_grow(b, t);
+}
+
+static void table_remove(struct table *t, struct item *item)
+{
+	struct item **link = table_bucket(t, item->hash);
+
+	while (*link != item)
+		link = &(*link)->next;
+	*link = item->next;
+	t->items--;
+}
+
+/* --- objects -------------------------------------------------------------------------------- */
+
+int tm_objects_create(struct tm_index *ix, uint32_t pool, _Atomic uint64_t *used_bytes,
+	_Atomic uint64_t *object_count, struct tm_objects **ret_objects)
+{
+	struct tm_objects *objects = tm_node_alloc(ix->budget, NULL, sizeof(*objects));
+
+	if (!objects)
+		return -ENOMEM;
+	if (table_init(ix->budget, &objects->table) < 0) {
+		tm_node_free(ix->budget, NULL, objects, sizeof(*objects));
+		return -ENOMEM;
+	}
+	objects->ix = ix;
+	objects->pool = pool;
+	objects->used_bytes = used_bytes;
+	objects->object_count = object_count;
+	tm_lock_init(&objects->lock, TM_LOCK_OBJECTS);
+	*ret_objects = objects;
+	return 0;
+}
+
+void tm_objects_destroy(struct tm_objects *objects)
+{
+	struct tm_budget *b = objects->ix->budget;
+
+	tm_lock_destroy(&objects->lock);
+	table_fini(b, &objects->table);
+	tm_node_free(b, NULL, objects, sizeof(*objects));
+}
+
+static struct tm_object *object_find_locked(
+	const struct tm_objects *objects, const struct tm_oid *oid)
+{
+	uint64_t hash = XXH3_64bits(oid, sizeof(*oid));
+
+	for (struct item *i = *table_bucket(&objects->table, hash); i; i = i->next) {
+		struct tm_object *o = (struct tm_object *)i;
+
+		if (i->hash == hash && tm_oid_equal(&o->oid, oid))
+			return o;
+	}
+	return NULL;
+}
+
+static struct tm_object *object_make_locked(struct tm_objects *objects, const struct tm_oid *oid)
+{
+	struct tm_budget *b = objects->ix->budget;
+	struct tm_object *o = object_find_locked(objects, oid);
+
+	if (o)
+		return o;
+	o = tm_node_alloc(b, objects->used_bytes, sizeof(*o));
+	if (!o)
+		return NULL;
+	o->item.hash = XXH3_64bits(oid, sizeof(*oid));
+	o->objects = objects;
+	o->oid = *oid;
+	table_add(b, &objects->table, &o->item);
+	atomic_fetch_add_explicit(objects->object_count, 1, memory_order_relaxed);
+	return o;
+}
+
+/* Link `leaf` as the newest of its object. -ENOMEM when the object cannot be made. */
+static int object_add_leaf(
+	struct tm_objects *objects, const struct tm_oid *oid, struct tm_leaf *leaf)
+{
+	struct tm_object *o;
+
+	tm_lock(&objects->lock);
+	o = object_make_locked(objects, oid);
+	if (o) {
+		leaf->object = o;
+		leaf->birth = ++objects->next_birth;
+		leaf->older = o->newest;
+		if (o->newest)
+			o->newest->newer = leaf;
+		else
+			o->oldest = leaf;
+		o->newest = leaf;
+	}
+	tm_unlock(&objects->lock);
+	return o ? 0 : -ENOMEM;
+}
+
+static void object_remove_leaf(struct tm_leaf *leaf)
+{
+	struct tm_object *o = leaf->object;
+	struct tm_objects *objects = o->objects;
+
+	tm_lock(&objects->lock);
+	if (leaf->older)
+		leaf->older->newer = leaf->newer;
+	else
+		o->oldest = leaf->newer;
+	if (leaf->newer)
+		leaf->newer->older = leaf->older;
+	else
+		o->newest = leaf->older;
+	if (!o->oldest) {
+		table_remove(&objects->table, &o->item);
+		tm_node_free(objects->ix->budget, objects->used_bytes, o, sizeof(*o));
+		atomic_fetch_sub_explicit(objects->object_count, 1, memory_order_relaxed);
+	}
+	tm_unlock(&objects->lock);
+}
+
+size_t tm_objects_walk(struct tm_objects *objects, const struct tm_oid *oid, struct tm_walk *walk,
+	uint32_t *ret_runs, size_t max)
+{
+	struct tm_leaf *leaf = NULL;
+	struct tm_object *o;
+	size_t n = 0;
+
+	tm_lock(&objects->lock);
+	if (walk->until == 0)
+		walk->until = objects->next_birth;
+	o = object_find_locked(objects, oid);
+	for (leaf = o ? o->oldest : NULL; leaf && leaf->birth <= walk->until && n < max;
+		leaf = leaf->newer) {
+		if (leaf->birth <= walk->after)
+			continue;
+		ret_runs[n++] = leaf->run;
+		walk->after = leaf->birth;
+	}
+	tm_unlock(&objects->lock);
+	return n;
+}
+
+bool tm_objects_any(struct tm_objects *objects, struct tm_oid *ret_oid)
+{
+	struct table *t = &objects->table;
+	bool found = false;
+
+	tm_lock(&objects->lock);
+	for (uint32_t i = 0; i < t->buckets && !found; i++) {
+		if (t->bucket[i]) {
+			*ret_oid = ((struct tm_object *)t->bucket[i])->oid;
+			found = true;
+		}
+	}
+	tm_unlock(&objects->lock);
+	return found;
+}
+
+/* --- leaves --------------------------------------------------------------------------------- */
+
+static uint32_t run_of(const struct tm_handle *h)
+{
+	return h->index >> TM_LEAF_SHIFT;
+}
+
+static uint32_t slot_of(const struct tm_handle *h)
+{
+	return h->index & (TM_LEAF_SLOTS - 1);
+}
+
+static size_t slots_bytes(uint16_t capacity)
+{
+	return capacity * sizeof(uint64_t);
+}
+
+static struct tm_leaf *leaf_find_locked(
+	const struct tm_shard *shard, const struct tm_handle *h, uint64_t hash)
+{
+	for (struct item *i = *table_bucket(&shard->leaves, hash); i; i = i->next) {
+		struct tm_leaf *leaf = (struct tm_leaf *)i;
+
+		if (i->hash == hash && leaf->run == run_of(h) &&
+			leaf->object->objects == h->objects &&
+			tm_oid_equal(&leaf->object->oid, &h->oid))
+			return leaf;
+	}
+	return NULL;
+}
+
+/* Make the leaf's slot array reach `slot`. */
+static int leaf_reach_locked(
+	struct tm_index *ix, struct tm_objects *objects, struct tm_leaf *leaf, uint32_t slot)
+{
+	uint16_t capacity = slot < 2 ? 2 : slot < 8 ? 8 : TM_LEAF_SLOTS;
+	uint64_t *slots;
+
+	if (slot < leaf->capacity)
+		return 0;
+	slots = tm_node_alloc(ix->budget, objects->used_bytes, slots_bytes(capacity));
+	if (!slots)
+		return -ENOMEM;
+	if (leaf->slots)
+		memcpy(slots, leaf->slots, slots_bytes(leaf->capacity));
+	tm_node_free(ix->budget, objects->used_bytes, leaf->slots, slots_bytes(leaf->capacity));
+	leaf->slots = slots;
+	leaf->capacity = capacity;
+	return 0;
+}
+
+static void leaf_free(struct tm_index *ix, struct tm_objects *objects, struct tm_leaf *leaf)
+{
+	tm_node_free(ix->budget, objects->used_bytes, leaf->slots, slots_bytes(leaf->capacity));
+	tm_node_free(ix->budget, objects->used_bytes, leaf, sizeof(*leaf));
+}
+
+static struct tm_leaf *leaf_make_locked(struct tm_cursor *c, const struct tm_handle *h)
+{
+	struct tm_index *ix = c->ix;
+	struct tm_leaf *leaf = tm_node_alloc(ix->budget, h->objects->used_bytes, sizeof(*leaf));
+
+	if (!leaf)
+		return NULL;
+	leaf->item.hash = c->hash;
+	leaf->run = run_of(h);
+	if (leaf_reach_locked(ix, h->objects, leaf, slot_of(h)) < 0 ||
+		object_add_leaf(h->objects, &h->oid, leaf) < 0) {
+		leaf_free(ix, h->objects, leaf);
+		return NULL;
+	}
+	table_add(ix->budget, &c->shard->leaves, &leaf->item);
+	return leaf;
+}
+
+/* --- index ---------------------------------------------------------------------------------- */
+
+int tm_index_create(struct tm_budget *b, struct tm_index **ret_ix)
+{
+	struct tm_index *ix = tm_node_alloc(b, NULL, sizeof(*ix));
+
+	if (!ix)
+		return -ENOMEM;
+	ix->budget = b;
+	for (uint32_t i = 0; i < SHARDS; i++) {
+		tm_lock_init(&ix->shards[i].lock, TM_LOCK_SHARD);
+		if (table_init(b, &ix->shards[i].leaves) < 0) {
+			tm_index_destroy(ix);
+			return -ENOMEM;
+		}
+	}
+	*ret_ix = ix;
+	return 0;
+}
+
+void tm_index_destroy(struct tm_index *ix)
+{
+	for (uint32_t i = 0; i < SHARDS; i++) {
+		tm_lock_destroy(&ix->shards[i].lock);
+		table_fini(ix->budget, &ix->shards[i].leaves);
+	}
+	tm_node_free(ix->budget, NULL, ix, sizeof(*ix));
+}
+
+static void cursor_aim(struct tm_cursor *c, const struct tm_handle *h)
+{
+	c->slot = c->leaf && slot_of(h) < c->leaf->capacity ? &c->leaf->slots[slot_of(h)] : NULL;
+}
+
+void tm_index_lock(struct tm_index *ix, const struct tm_handle *h, struct tm_cursor *ret_cursor)
+{
+	struct tm_cursor *c = ret_cursor;
+
+	c->ix = ix;
+	c->hash = XXH3_64bits_withSeed(
+		&h->oid, sizeof(h->oid), (uint64_t)h->objects->pool << 32 | run_of(h));
+	c->shard = &ix->shards[c->hash % SHARDS];
+	tm_lock(&c->shard->lock);
+	c->leaf = leaf_find_locked(c->shard, h, c->hash);
+	cursor_aim(c, h);
+}
+
+int tm_index_make_locked(struct tm_cursor *c, const struct tm_handle *h)
+{
+	if (!c->leaf)
+		c->leaf = leaf_make_locked(c, h);
+	if (!c->leaf || leaf_reach_locked(c->ix, h->objects, c->leaf, slot_of(h)) < 0)
+		return -ENOMEM;
+	cursor_aim(c, h);
+	return 0;
+}
+
+uint64_t tm_cursor_get(const struct tm_cursor *c)
+{
+	return c->slot ? *c->slot : TM_SLOT_NONE;
+}
+
+void tm_cursor_set(struct tm_cursor *c, uint64_t slot)
+{
+	c->leaf->present += (slot != TM_SLOT_NONE) - (*c->slot != TM_SLOT_NONE);
+	*c->slot = slot;
+}
+
+void tm_index_unlock(struct tm_cursor *c)
+{
+	struct tm_leaf *leaf = c->leaf;
+
+	if (leaf && leaf->present == 0) {
+		struct tm_objects *objects = leaf->object->objects;
+
+		table_remove(&c->shard->leaves, &leaf->item);
+		object_remove_leaf(leaf);
+		leaf_free(c->ix, objects, leaf);
+	}
+	tm_unlock(&c->shard->lock);
+}
+
+void tm_index_each(struct tm_index *ix,
+	void (*visit)(void *opaque, const struct tm_handle *h, uint64_t slot), void *opaque)
+{
+	for (uint32_t s = 0; s < SHARDS; s++) {
+		struct table *t = &ix->shards[s].leaves;
+
+		tm_lock(&ix->shards[s].lock);
+		for (uint32_t b = 0; b < t->buckets; b++) {
+			for (struct item *i = t->bucket[b]; i; i = i->next) {
+				struct tm_leaf *leaf = (struct tm_leaf *)i;
+				struct tm_handle h = {leaf->object->objects, leaf->object->oid, 0};
+
+				for (uint32_t n = 0; n < leaf->capacity; n++) {
+					h.index = leaf->run << TM_LEAF_SHIFT | n;
+					if (leaf->slots[n] != TM_SLOT_NONE)
+						visit(opaque, &h, leaf->slots[n]);
+				}
+			}
+		}
+		tm_unlock(&ix->shards[s].lock);
+	}
+}

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * local.c - tm_open(): a store in this process, its ledger, and its link to the host
+ */
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/ledger.h"
+#include "core/link.h"
+#include "core/store.h"
+#include "core/tmem.h"
+#include "core/util.h"
+
+struct local {
+	struct tmem tmem; /* first: what callers see */
+	struct tm_store *store;
+	struct tm_ledger *ledger;
+	int ledger_fd;
+	struct tm_link *link; /* NULL: no host wanted */
+	_Atomic bool destroyed;
+	void (*on_destroyed)(void *opaque);
+	void *opaque;
+};
+
+static struct tm_store *store_of(struct tmem *t)
+{
+	return ((struct local *)t)->store;
+}
+
+static int local_new_pool(struct tmem *t, const struct tm_pool_params *params)
+{
+	return ((struct local *)t)->destroyed ? -ENOENT : tm_store_new_pool(store_of(t), params);
+}
+
+static int local_destroy_pool(struct tmem *t, int pool)
+{
+	return tm_store_destroy_pool(store_of(t), pool);
+}
+
+static int local_put(
+	struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index, const void *page)
+{
+	return tm_store_put(store_of(t), pool, oid, index, page);
+}
+
+static int local_get(
+	struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index, void *ret_page)
+{
+	return tm_store_get(store_of(t), pool, oid, index, ret_page);
+}
+
+static int local_flush_page(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index)
+{
+	return tm_store_flush_page(store_of(t), pool, oid, index);
+}
+
+static int local_flush_object(struct tmem *t, int pool, const struct tm_oid *oid)
+{
+	return tm_store_flush_object(store_of(t), pool, oid);
+}
+
+static int local_read(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index,
+	uint32_t offset, uint32_t length, void *ret_buf)
+{
+	return tm_store_read(store_of(t), pool, oid, index, offset, length, ret_buf);
+}
+
+static int local_write(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index,
+	uint32_t offset, uint32_t length, const void *buf)
+{
+	return tm_store_write(store_of(t), pool, oid, index, offset, length, buf);
+}
+
+static int local_xchg(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index,
+	uint32_t offset, uint32_t length, void *buf)
+{
+	return tm_store_xchg(store_of(t), pool, oid, index, offset, length, buf);
+}
+
+static void local_count(struct tmem *t, int pool, enum tm_stat stat, int64_t delta)
+{
+	tm_store_count(store_of(t), pool, stat, delta);
+}
+
+static void local_close(struct tmem *t)
+{
+	struct local *l = (struct local *)t;
+
+	if (l->link)
+		tm_link_stop(l->link);
+	tm_store_destroy(l->store);
+	tm_ledger_unmap(l->ledger);
+	close(l->ledger_fd);
+	free(l);
+}
+
+static const struct tmem_ops local_ops = {
+	.name = "local",
+	.new_pool = local_new_pool,
+	.destroy_pool = local_destroy_pool,
+	.put = local_put,
+	.get = local_get,
+	.flush_page = local_flush_page,
+	.flush_object = local_flush_object,
+	.read = local_read,
+	.write = local_write,
+	.xchg = local_xchg,
+	.count = local_count,
+	.close = local_close,
+};
+
+/* --- what the host asks for; from the link's thread ------------------------------------------ */
+
+static uint64_t on_release(void *opaque, uint64_t bytes)
+{
+	struct local *l = opaque;
+
+	return tm_store_release(l->store, bytes);
+}
+
+static void on_shrink(void *opaque)
+{
+	struct local *l = opaque;
+
+	tm_store_shrink(l->store);
+}
+
+static void on_destroy(void *opaque)
+{
+	struct local *l = opaque;
+
+	l->destroyed = true;
+	for (int pool = 0; pool < TM_POOLS_MAX; pool++)
+		tm_store_destroy_pool(l->store, pool);
+	if (l->on_destroyed)
+		l->on_destroyed(l->opaque);
+}
+
+/* --- opening ---------------------------------------------------------------------------------- */
+
+uint64_t tm_limit_default(void)
+{
+	return TM_MAX(tm_ram_bytes() / 4, TM_LIMIT_MIN);
+}
+
+static bool is_good_name(const char *name)
+{
+	size_t n = name ? strlen(name) : 0;
+
+	if (n == 0 || n > TM_NAME_MAX)
+		return false;
+	for (size_t i = 0; i < n; i++)
+		if (!isprint((unsigned char)name[i]))
+			return false;
+	return true;
+}
+
+static bool wants_host(const char *socket)
+{
+	if (!socket)
+		socket = getenv("TMEM_SOCKET");
+	return !socket || strcmp(socket, "none") != 0;
+}
+
+static int start_link(struct local *l, const struct tm_open_params *params)
+{
+	struct tm_link_params link = {
+		.name = params->name,
+		.type = params->type,
+		.socket = params->socket,
+		.ledger_fd = l->ledger_fd,
+		.start_host = params->start_host,
+		.ops = {on_release, on_shrink, on_destroy, l},
+	};
+
+	return wants_host(params->socket) ? tm_link_start(&link, &l->link) : 0;
+}
+
+int tm_open(const struct tm_open_params *params, struct tmem **ret_tmem)
+{
+	struct tm_store_params store = {
+		.limit = params->limit ? params->limit : tm_limit_default()};
+	struct local *l;
+	int rc;
+
+	if (!is_good_name(params->name) || !is_good_name(params->type))
+		return -EINVAL;
+	l = calloc(1, sizeof(*l));
+	if (!l)
+		return -ENOMEM;
+	l->tmem.ops = &local_ops;
+	l->on_destroyed = params->on_destroyed;
+	l->opaque = params->opaque;
+	rc = tm_ledger_create(&l->ledger, &l->ledger_fd);
+	if (rc < 0)
+		goto free_local;
+	store.ledger = l->ledger;
+	rc = tm_store_create(&store, &l->store);
+	if (rc < 0)
+		goto close_ledger;
+	rc = start_link(l, params);
+	if (rc < 0)
+		goto destroy_store;
+	*ret_tmem = &l->tmem;
+	return 0;
+
+destroy_store:
+	tm_store_destroy(l->store);
+close_ledger:
+	tm_ledger_unmap(l->ledger);
+	close(l->ledger_fd);
+free_local:
+	free(l);
+	return rc;
+}

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "core/log.h"
+
+#include <errno.h>
+#include <sched.h>
+
+#include "core/slot.h"
+#include "core/util.h"
+
+unsigned int tm_log_heads_for(const struct tm_arena *a)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	long heads = TM_MIN(cpus, (long)tm_arena_segments(a) / 16);
+
+	return (unsigned int)(heads < 1 ? 1 : TM_MIN(heads, (long)TM_LOG_HEADS_MAX));
+}
+
+void tm_log_init(struct tm_log *log, struct tm_arena *a)
+{
+	log->arena = a;
+	log->heads = tm_log_heads_for(a);
+	for (unsigned int i = 0; i <= TM_LOG_HEADS_MAX; i++) {
+		tm_lock_init(&log->head[i].lock, TM_LOCK_HEAD);
+		log->head[i].segment = TM_SEGMENT_NONE;
+	}
+}
+
+static struct tm_log_head *pick_head(struct tm_log *log, bool moved)
+{
+	int cpu;
+
+	if (moved)
+		return &log->head[log->heads];
+	cpu = sched_getcpu();
+	return &log->head[cpu < 0 ? 0 : (unsigned int)cpu % log->heads];
+}
+
+/* Does `bytes` of payload for `oid` fit behind the tail of the open segment? */
+static bool fits(const struct tm_log *log, uint32_t id, const struct tm_oid *oid, uint32_t bytes)
+{
+	const struct tm_segment *s = tm_segment(log->arena, id);
+	uint32_t total = tm_entry_total(bytes, !tm_oid_equal(oid, &s->oid));
+
+	return total <= tm_arena_segment_bytes(log->arena) - s->tail;
+}
+
+static int make_room_locked(struct tm_log *log, struct tm_log_head *head, bool moved,
+	const struct tm_oid *oid, uint32_t bytes)
+{
+	uint32_t id;
+	int rc;
+
+	if (head->segment != TM_SEGMENT_NONE && fits(log, head->segment, oid, bytes))
+		return 0;
+	rc = tm_segment_open(log->arena, &log->owner, oid, moved, &id);
+	if (rc < 0)
+		return rc; /* the open segment stays: a smaller page may still fit */
+	if (head->segment != TM_SEGMENT_NONE)
+		tm_segment_seal(log->arena, head->segment);
+	head->segment = id;
+	return 0;
+}
+
+static uint64_t append_locked(struct tm_log *log, struct tm_log_head *head,
+	const struct tm_oid *oid, uint32_t index, uint64_t seq, struct tm_encoded encoded)
+{
+	struct tm_segment *s = tm_segment(log->arena, head->segment);
+	bool has_oid = !tm_oid_equal(oid, &s->oid);
+	uint32_t total = tm_entry_total(encoded.bytes, has_oid);
+	uint64_t slot = tm_slot(head->segment, s->tail);
+
+	tm_entry_write(tm_segment_data(log->arena, head->segment) + s->tail, oid, has_oid, index,
+		seq, encoded.codec, encoded.payload, encoded.bytes);
+	tm_segment_ref(log->arena, head->segment);
+	atomic_fetch_add(&s->live_bytes, total);
+	s->tail += total;
+	return slot;
+}
+
+int tm_log_append(struct tm_log *log, bool moved, const struct tm_oid *oid, uint32_t index,
+	uint64_t seq, struct tm_encoded encoded, uint64_t *ret_slot)
+{
+	struct tm_log_head *head = pick_head(log, moved);
+	int rc;
+
+	tm_lock(&head->lock);
+	rc = make_room_locked(log, head, moved, oid, encoded.bytes);
+	if (rc == 0)
+		*ret_slot = append_locked(log, head, oid, index, seq, encoded);
+	tm_unlock(&head->lock);
+	return rc;
+}
+
+struct tm_killed tm_log_kill(struct tm_arena *a, uint64_t slot)
+{
+	uint32_t id = tm_slot_segment(slot);
+	struct tm_entry *e = (struct tm_entry *)(tm_segment_data(a, id) + tm_slot_offset(slot));
+	struct tm_killed killed = tm_entry_kill(e);
+
+	atomic_fetch_sub(&tm_segment(a, id)->live_bytes, killed.total);
+	return killed;
+}
+
+unsigned int tm_log_seal(struct tm_log *log)
+{
+	unsigned int sealed = 0;
+
+	for (unsigned int i = 0; i <= log->heads; i++) {
+		struct tm_log_head *head = &log->head[i];
+		uint32_t id;
+
+		tm_lock(&head->lock);
+		id = head->segment;
+		head->segment = TM_SEGMENT_NONE;
+		tm_unlock(&head->lock);
+		if (id == TM_SEGMENT_NONE)
+			continue;
+		tm_segment_seal(log->arena, id);
+		sealed++;
+	}
+	return sealed;
+}

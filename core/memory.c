@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "core/memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+
+#include "core/util.h"
+
+/* An unlinked file on a tmpfs of our own with huge=always; -errno where we may not mount. The mount
+ * has no place in the tree and lives as long as the file. */
+static int huge_file(uint64_t bytes)
+{
+	TM_AUTO_CLOSE int fs = fsopen("tmpfs", FSOPEN_CLOEXEC);
+	TM_AUTO_CLOSE int mnt = -1;
+	char size[24];
+	int fd;
+
+	snprintf(size, sizeof(size), "%llu", (unsigned long long)bytes);
+	if (fs < 0 || fsconfig(fs, FSCONFIG_SET_STRING, "huge", "always", 0) < 0 ||
+		fsconfig(fs, FSCONFIG_SET_STRING, "size", size, 0) < 0 ||
+		fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
+		return -errno;
+	mnt = fsmount(fs, FSMOUNT_CLOEXEC, 0);
+	if (mnt < 0)
+		return -errno;
+	fd = openat(mnt, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	return fd < 0 ? -errno : fd;
+}
+
+/* Touching one byte of a huge page makes all of it resident. */
+static bool takes_huge_pages(struct tm_memory *m)
+{
+	unsigned char resident[TM_HUGE_BYTES / 4096];
+	bool huge = true;
+
+	if (m->bytes < TM_HUGE_BYTES)
+		return false;
+	*(volatile uint8_t *)m->base = 1;
+	if (mincore(m->base, TM_HUGE_BYTES, resident) < 0)
+		huge = false;
+	for (size_t i = 0; huge && i < TM_ARRAY_SIZE(resident); i++)
+		huge = resident[i] & 1;
+	tm_memory_release(m, 0, TM_HUGE_BYTES);
+	return huge;
+}
+
+/* Map `fd` at an address aligned to TM_HUGE_BYTES; NULL with errno set. */
+static uint8_t *map_aligned(int fd, uint64_t bytes)
+{
+	uint64_t reserve = bytes + TM_HUGE_BYTES;
+	uint8_t *raw =
+		mmap(NULL, reserve, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint8_t *base;
+
+	if (raw == MAP_FAILED)
+		return NULL;
+	base = (uint8_t *)TM_ALIGN((uintptr_t)raw, TM_HUGE_BYTES);
+	if (mmap(base, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) ==
+		MAP_FAILED) {
+		int saved = errno;
+
+		munmap(raw, reserve);
+		errno = saved;
+		return NULL;
+	}
+	if (base > raw)
+		munmap(raw, (size_t)(base - raw));
+	munmap(base + bytes, (size_t)(raw + reserve - (base + bytes)));
+	/* Not in core dumps; and a forked child has no business with it. */
+	madvise(base, bytes, MADV_DONTDUMP);
+	madvise(base, bytes, MADV_DONTFORK);
+	return base;
+}
+
+int tm_memory_open(uint64_t bytes, bool want_huge, struct tm_memory *ret_memory)
+{
+	struct tm_memory m = {.bytes = bytes};
+	TM_AUTO_CLOSE int fd = want_huge ? huge_file(bytes) : -1;
+
+	if (fd < 0)
+		fd = memfd_create("tmem-store", MFD_CLOEXEC);
+	if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0)
+		return -errno;
+	m.base = map_aligned(fd, bytes);
+	if (!m.base)
+		return -errno;
+	m.fd = fd;
+	m.huge = want_huge && takes_huge_pages(&m);
+	fd = -1;
+	*ret_memory = m;
+	return 0;
+}
+
+void tm_memory_close(struct tm_memory *m)
+{
+	if (!m->base)
+		return;
+	munmap(m->base, m->bytes);
+	close(m->fd);
+	m->base = NULL;
+}
+
+void tm_memory_release(struct tm_memory *m, uint64_t offset, uint64_t bytes)
+{
+	/* On a file of our own in memory this cannot fail; if a kernel without it turns up, zeros
+	 * are what counts: what was stored there must not be seen again. */
+	if (fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+		    (off_t)bytes) < 0)
+		memset(m->base + offset, 0, bytes);
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * memory.h - one large sparse shared mapping
+ *
+ * The pages of a store live in an unlinked file, so that its descriptor can outlive the process. On
+ * a private tmpfs mounted huge=always where we may mount one (taking and returning 1 GiB then
+ * costs milliseconds), else in a memfd. Untouched and released ranges take no memory and read as
+ * zeros.
+ */
+#ifndef TM_MEMORY_H
+#define TM_MEMORY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define TM_HUGE_BYTES (2ull << 20)
+
+struct tm_memory {
+	uint8_t *base; /* aligned to TM_HUGE_BYTES */
+	uint64_t bytes;
+	int fd;    /* close-on-exec */
+	bool huge; /* seen to take whole huge pages, not merely asked for */
+};
+
+/* Reserve `bytes` (a multiple of the page size); `want_huge` asks for huge pages, which is never an
+ * error not to get. 0 and *ret_memory, or -errno. */
+int tm_memory_open(uint64_t bytes, bool want_huge, struct tm_memory *ret_memory);
+void tm_memory_close(struct tm_memory *m);
+
+/* Hand the range back to the operating system; it reads as zeros afterwards. Thread safe. Dear
+ * where it cuts huge pages: give whole, aligned segments. */
+void tm_memory_release(struct tm_memory *m, uint64_t offset, uint64_t bytes);
+
+#endif

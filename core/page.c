@@ -1,0 +1,437 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * page.c - the data plane: what happens to one page
+ *
+ * A handle's life, and the function of each change:
+ *
+ *      absent --publish--> present --publish--> present (the old entry dead)
+ *                          present --flush_handle, pin(remove), damaged, tm_reclaim--> absent
+ *
+ * Each arrow is one critical section of the handle's shard. Entries are appended before it and
+ * segments released after it, with no lock held.
+ */
+#include "core/store.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "core/codec.h"
+#include "core/entry.h"
+#include "core/store_private.h"
+#include "core/util.h"
+
+/* How often one put may reclaim before it is refused: other threads take what it freed. */
+#define RECLAIM_TRIES 8
+
+/* A call on one page: the pool entered and the handle resolved. */
+static int page_enter(struct tm_store *s, int id, const struct tm_oid *oid, uint32_t index,
+	struct tm_pool **ret_pool, struct tm_handle *ret_handle)
+{
+	struct tm_pool *p;
+
+	if (!~(oid->w[0] & oid->w[1] & oid->w[2]))
+		return -EINVAL;
+	p = tm_pool_enter(s, id);
+	if (!p)
+		return -ENOENT;
+	*ret_pool = p;
+	*ret_handle = (struct tm_handle){p->objects, *oid, index};
+	return 0;
+}
+
+/* The gauge that a codec's pages are counted in, or TM_STAT_COUNT. */
+static enum tm_stat codec_gauge(enum tm_codec codec)
+{
+	return codec == TM_CODEC_SAME   ? TM_STAT_SAME_FILLED
+		: codec == TM_CODEC_RAW ? TM_STAT_RAW
+					: TM_STAT_COUNT;
+}
+
+static void page_live_locked(struct tm_pool *p, struct tm_killed what)
+{
+	enum tm_stat gauge = codec_gauge(what.codec);
+
+	tm_stat_add(p, TM_STAT_PAGES, 1);
+	tm_stat_add(p, TM_STAT_ORIG_BYTES, p->page_bytes);
+	tm_stat_add(p, TM_STAT_PAYLOAD_BYTES, what.total);
+	if (gauge != TM_STAT_COUNT)
+		tm_stat_add(p, gauge, 1);
+}
+
+void tm_page_dead_locked(struct tm_store *s, struct tm_pool *p, uint64_t slot)
+{
+	struct tm_killed killed = tm_log_kill(s->arena, slot);
+	enum tm_stat gauge = codec_gauge(killed.codec);
+
+	tm_stat_sub(p, TM_STAT_PAGES, 1);
+	tm_stat_sub(p, TM_STAT_ORIG_BYTES, p->page_bytes);
+	tm_stat_sub(p, TM_STAT_PAYLOAD_BYTES, killed.total);
+	if (gauge != TM_STAT_COUNT)
+		tm_stat_sub(p, gauge, 1);
+}
+
+/* Forget a page. True when there was one. */
+static bool flush_handle(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h)
+{
+	struct tm_cursor c;
+	uint64_t slot;
+
+	tm_index_lock(s->index, h, &c);
+	slot = tm_cursor_get(&c);
+	if (slot != TM_SLOT_NONE) {
+		tm_page_dead_locked(s, p, slot);
+		tm_cursor_set(&c, TM_SLOT_NONE);
+	}
+	tm_index_unlock(&c);
+	if (slot != TM_SLOT_NONE)
+		tm_segment_unref(s->arena, tm_slot_segment(slot));
+	return slot != TM_SLOT_NONE;
+}
+
+static int append(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h,
+	struct tm_encoded encoded, uint64_t *ret_slot)
+{
+	uint64_t seq = atomic_fetch_add(&s->sequence, 1) + 1;
+
+	for (int tries = 0;; tries++) {
+		uint64_t seen = tm_arena_released(s->arena);
+		int rc = tm_log_append(&p->log, false, &h->oid, h->index, seq, encoded, ret_slot);
+
+		if (rc != -ENOMEM || tries == RECLAIM_TRIES || !tm_reclaim(s, seen))
+			return rc;
+	}
+}
+
+/* Make `slot` the handle's page, unless `expect` is given and the page is no longer there: -EAGAIN.
+ */
+static int publish(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h, uint64_t slot,
+	struct tm_killed what, const uint64_t *expect)
+{
+	struct tm_cursor c;
+	uint64_t old;
+	int rc;
+
+	tm_index_lock(s->index, h, &c);
+	old = tm_cursor_get(&c);
+	if (expect && tm_slot_location(old) != *expect)
+		rc = -EAGAIN;
+	else
+		rc = tm_index_make_locked(&c, h);
+	if (rc == 0) {
+		tm_cursor_set(&c, slot);
+		page_live_locked(p, what);
+		if (old != TM_SLOT_NONE) {
+			tm_page_dead_locked(s, p, old);
+			tm_stat_add(p, TM_STAT_PUTS_REPLACED, !expect);
+		}
+	}
+	tm_index_unlock(&c);
+	if (rc == 0 && old != TM_SLOT_NONE)
+		tm_segment_unref(s->arena, tm_slot_segment(old));
+	return rc;
+}
+
+/* Append an encoded page and publish it. On failure the handle is as it was. */
+static int insert(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h,
+	struct tm_encoded encoded, const uint64_t *expect)
+{
+	struct tm_killed what;
+	uint64_t slot;
+	int rc = append(s, p, h, encoded, &slot);
+
+	if (rc < 0)
+		return rc;
+	what.codec = encoded.codec;
+	what.total = tm_entry_total(encoded.bytes,
+		!tm_oid_equal(&h->oid, &tm_segment(s->arena, tm_slot_segment(slot))->oid));
+	for (int tries = 0;; tries++) {
+		uint64_t seen = tm_arena_released(s->arena);
+
+		rc = publish(s, p, h, slot, what, expect);
+		if (rc != -ENOMEM || tries == RECLAIM_TRIES || !tm_reclaim(s, seen))
+			break;
+	}
+	if (rc < 0) {
+		tm_log_kill(s->arena, slot);
+		tm_segment_unref(s->arena, tm_slot_segment(slot));
+	}
+	return rc;
+}
+
+static bool is_frozen(const struct tm_store *s)
+{
+	return atomic_load_explicit(&s->ledger->frozen, memory_order_relaxed);
+}
+
+/* Encode into `buf` and insert. */
+static int put_page(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h,
+	const void *page, void *buf, const uint64_t *expect)
+{
+	bool compress =
+		atomic_load_explicit(&s->ledger->compress, memory_order_relaxed) == TM_COMPRESS_LZ4;
+	struct tm_encoded encoded;
+
+	if (is_frozen(s)) {
+		tm_stat_add(p, TM_STAT_PUTS_FROZEN, 1);
+		return -EBUSY;
+	}
+	encoded = tm_codec_encode(page, p->page_bytes, compress, buf);
+	if (encoded.codec == TM_CODEC_RAW && compress && p->log.owner.attrs & TM_POOL_REFUSE_RAW)
+		return -E2BIG;
+	return insert(s, p, h, encoded, expect);
+}
+
+int tm_store_put(
+	struct tm_store *s, int id, const struct tm_oid *oid, uint32_t index, const void *page)
+{
+	struct tm_handle h;
+	struct tm_pool *p;
+	int rc = page_enter(s, id, oid, index, &p, &h);
+
+	if (rc < 0)
+		return rc;
+	uint8_t buf[p->page_bytes];
+
+	tm_stat_add(p, TM_STAT_PUTS, 1);
+	rc = put_page(s, p, &h, page, buf, NULL);
+	if (rc < 0) {
+		tm_stat_add(p, TM_STAT_PUTS_REJECTED, 1);
+		flush_handle(s, p, &h); /* never the older page after a put, however it failed */
+	}
+	tm_pool_leave(p);
+	return rc;
+}
+
+/* Verify and decode the pinned entry at `slot` into a whole page. */
+static int decode(struct tm_store *s, const struct tm_pool *p, const struct tm_handle *h,
+	uint64_t slot, void *ret_page)
+{
+	uint32_t id = tm_slot_segment(slot), offset = tm_slot_offset(slot);
+	const uint8_t *at = tm_segment_data(s->arena, id) + offset;
+	struct tm_entry_view view;
+	int rc;
+
+	rc = tm_entry_view(at, tm_arena_segment_bytes(s->arena) - offset,
+		&tm_segment(s->arena, id)->oid, &view);
+	if (rc < 0)
+		return rc;
+	if (!tm_entry_is(at, &view, &h->oid, h->index))
+		return -EIO;
+	return tm_codec_decode(view.codec, view.payload, view.bytes, ret_page, p->page_bytes);
+}
+
+/* Look a page up and pin its segment; with `remove` it is taken out in the same instant, and the
+ * entry's own reference is the pin. TM_SLOT_NONE on a miss. */
+static uint64_t pin(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h, bool remove)
+{
+	struct tm_cursor c;
+	uint64_t slot;
+
+	tm_index_lock(s->index, h, &c);
+	slot = tm_cursor_get(&c);
+	if (slot != TM_SLOT_NONE && remove) {
+		tm_page_dead_locked(s, p, slot);
+		tm_cursor_set(&c, TM_SLOT_NONE);
+	} else if (slot != TM_SLOT_NONE) {
+		tm_segment_ref(s->arena, tm_slot_segment(slot));
+		tm_cursor_set(&c, tm_slot_hit(slot));
+	}
+	tm_index_unlock(&c);
+	return slot;
+}
+
+static void unpin(struct tm_store *s, uint64_t slot)
+{
+	tm_segment_unref(s->arena, tm_slot_segment(slot));
+}
+
+/* The pinned entry at `slot` proved damaged: an error where the page was promised, a miss where it
+ * was not, and then it is gone. */
+static int damaged(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h, uint64_t slot)
+{
+	struct tm_cursor c;
+	bool drop;
+
+	tm_stat_add(p, TM_STAT_CORRUPT, 1);
+	if (tm_pool_is_persistent(p))
+		return -EIO;
+	tm_index_lock(s->index, h, &c);
+	drop = tm_slot_location(tm_cursor_get(&c)) == tm_slot_location(slot);
+	if (drop) {
+		tm_page_dead_locked(s, p, slot);
+		tm_cursor_set(&c, TM_SLOT_NONE);
+	}
+	tm_index_unlock(&c);
+	if (drop)
+		unpin(s, slot);
+	return -ENOENT;
+}
+
+static int get_page(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h, bool remove,
+	void *ret_page)
+{
+	uint64_t slot;
+	int rc;
+
+	tm_stat_add(p, TM_STAT_GETS, 1);
+	slot = pin(s, p, h, remove);
+	if (slot == TM_SLOT_NONE)
+		return -ENOENT;
+	rc = decode(s, p, h, slot, ret_page);
+	if (rc < 0)
+		rc = damaged(s, p, h, slot);
+	else
+		tm_stat_add(p, TM_STAT_HITS, 1);
+	unpin(s, slot);
+	return rc;
+}
+
+int tm_store_get(
+	struct tm_store *s, int id, const struct tm_oid *oid, uint32_t index, void *ret_page)
+{
+	struct tm_handle h;
+	struct tm_pool *p;
+	int rc = page_enter(s, id, oid, index, &p, &h);
+
+	if (rc < 0)
+		return rc;
+	rc = get_page(s, p, &h, !tm_pool_is_persistent(p) && !(p->log.owner.attrs & TM_POOL_RETAIN),
+		ret_page);
+	tm_pool_leave(p);
+	return rc;
+}
+
+static bool bad_range(const struct tm_pool *p, uint32_t offset, uint32_t length)
+{
+	return offset > p->page_bytes || length > p->page_bytes - offset;
+}
+
+int tm_store_read(struct tm_store *s, int id, const struct tm_oid *oid, uint32_t index,
+	uint32_t offset, uint32_t length, void *ret_buf)
+{
+	struct tm_handle h;
+	struct tm_pool *p;
+	int rc = page_enter(s, id, oid, index, &p, &h);
+
+	if (rc < 0)
+		return rc;
+	if (bad_range(p, offset, length)) {
+		rc = -EINVAL;
+	} else if (length == p->page_bytes) {
+		rc = get_page(s, p, &h, false, ret_buf);
+	} else {
+		uint8_t page[p->page_bytes];
+
+		rc = get_page(s, p, &h, false, page);
+		if (rc == 0)
+			memcpy(ret_buf, page + offset, length);
+	}
+	tm_pool_leave(p);
+	return rc;
+}
+
+/* One attempt to replace a range: -EAGAIN when the page changed underneath. `ret_old`, if not NULL,
+ * receives what the range was. */
+static int modify_once(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h,
+	uint32_t offset, uint32_t length, const void *buf, void *ret_old)
+{
+	uint8_t page[p->page_bytes], old[length + 1], scratch[p->page_bytes];
+	uint64_t slot = pin(s, p, h, false), location = tm_slot_location(slot);
+	int rc;
+
+	if (slot == TM_SLOT_NONE)
+		return -ENOENT;
+	rc = decode(s, p, h, slot, page);
+	if (rc < 0) {
+		rc = damaged(s, p, h, slot);
+	} else {
+		memcpy(old, page + offset, length);
+		memcpy(page + offset, buf, length);
+		rc = put_page(s, p, h, page, scratch, &location);
+	}
+	unpin(s, slot); /* only now: the location stays unique until the page is published */
+	if (rc == 0 && ret_old)
+		memcpy(ret_old, old, length);
+	return rc;
+}
+
+static int modify(struct tm_store *s, int id, const struct tm_oid *oid, uint32_t index,
+	uint32_t offset, uint32_t length, const void *buf, void *ret_old)
+{
+	struct tm_handle h;
+	struct tm_pool *p;
+	int rc = page_enter(s, id, oid, index, &p, &h);
+
+	if (rc < 0)
+		return rc;
+	tm_stat_add(p, TM_STAT_WRITES, 1);
+	if (bad_range(p, offset, length))
+		rc = -EINVAL;
+	else
+		do
+			rc = modify_once(s, p, &h, offset, length, buf, ret_old);
+		while (rc == -EAGAIN);
+	tm_pool_leave(p);
+	return rc;
+}
+
+int tm_store_write(struct tm_store *s, int id, const struct tm_oid *oid, uint32_t index,
+	uint32_t offset, uint32_t length, const void *buf)
+{
+	return modify(s, id, oid, index, offset, length, buf, NULL);
+}
+
+int tm_store_xchg(struct tm_store *s, int id, const struct tm_oid *oid, uint32_t index,
+	uint32_t offset, uint32_t length, void *buf)
+{
+	return modify(s, id, oid, index, offset, length, buf, buf);
+}
+
+/* --- flushes -------------------------------------------------------------------------------- */
+
+int tm_store_flush_page(struct tm_store *s, int id, const struct tm_oid *oid, uint32_t index)
+{
+	struct tm_handle h;
+	struct tm_pool *p;
+	int rc = page_enter(s, id, oid, index, &p, &h);
+
+	if (rc < 0)
+		return rc;
+	tm_stat_add(p, TM_STAT_FLUSHES, 1);
+	if (flush_handle(s, p, &h))
+		tm_stat_add(p, TM_STAT_FLUSHED, 1);
+	tm_pool_leave(p);
+	return 0;
+}
+
+void tm_pool_flush_object(struct tm_store *s, struct tm_pool *p, const struct tm_oid *oid)
+{
+	struct tm_handle h = {p->objects, *oid, 0};
+	struct tm_walk walk = {0, 0};
+	uint32_t runs[64];
+	uint64_t flushed = 0;
+	size_t n;
+
+	while ((n = tm_objects_walk(p->objects, oid, &walk, runs, TM_ARRAY_SIZE(runs))) > 0) {
+		for (size_t i = 0; i < n * TM_LEAF_SLOTS; i++) {
+			h.index = runs[i / TM_LEAF_SLOTS] << TM_LEAF_SHIFT |
+				(uint32_t)i % TM_LEAF_SLOTS;
+			flushed += flush_handle(s, p, &h);
+		}
+	}
+	tm_stat_add(p, TM_STAT_FLUSHED, flushed);
+}
+
+int tm_store_flush_object(struct tm_store *s, int id, const struct tm_oid *oid)
+{
+	struct tm_handle h;
+	struct tm_pool *p;
+	int rc = page_enter(s, id, oid, 0, &p, &h);
+
+	if (rc < 0)
+		return rc;
+	tm_stat_add(p, TM_STAT_OBJECT_FLUSHES, 1);
+	tm_pool_flush_object(s, p, oid);
+	tm_pool_leave(p);
+	return 0;
+}

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * reclaim.c - how a full store gets whole segments back
+ *
+ *      a sealed segment at most half alive  --clean-->  its pages moved, segment free
+ *      else the oldest ephemeral one        --evict-->  pages hit meanwhile moved, the rest dropped
+ *      else the emptiest one with 1/8 dead  --clean-->
+ *      else seal the open segments and look again, else nothing
+ *
+ * Eviction is FIFO with a second chance: a page that was hit since it was written goes to the head
+ * for moved pages with its hits forgotten, up to half a segment's worth, so that each eviction
+ * frees memory.
+ *
+ * A pass sweeps each segment at most once, so it ends even where an entry that is just being put
+ * keeps its segment from going.
+ *
+ * One thread at a time (TM_LOCK_RECLAIM). A page moves under its shard's lock and keeps its
+ * sequence number, so that no flush or overwrite can be acknowledged between the copy and its
+ * publication.
+ */
+#include <errno.h>
+
+#include "core/entry.h"
+#include "core/store_private.h"
+#include "core/util.h"
+
+/* A reclaim ends after this many segments whatever it found: a put may be refused, not delayed. */
+#define STEPS_MAX 32
+
+struct victims {
+	uint32_t emptiest; /* sealed segment with the fewest live bytes */
+	uint32_t emptiest_live;
+	uint32_t oldest; /* sealed ephemeral segment with the lowest birth */
+	uint64_t oldest_birth;
+};
+
+/* What a walk over a segment's entries does with the pages it finds. */
+struct sweep {
+	struct tm_store *s;
+	struct tm_pool *pool;
+	uint32_t segment;
+	bool keep_all;      /* cleaning */
+	uint32_t keep_hits; /* evicting: bytes of hit pages that may still be kept */
+	uint64_t evicted, promoted, cleaned;
+};
+
+/* Lock, and begin a pass: every sealed segment may be a victim once. */
+static void begin_pass(struct tm_store *s)
+{
+	tm_lock(&s->reclaim_lock);
+	s->reclaim_pass++;
+}
+
+static void end_pass(struct tm_store *s)
+{
+	tm_unlock(&s->reclaim_lock);
+}
+
+static struct victims find_victims(struct tm_store *s)
+{
+	struct victims v = {TM_SEGMENT_NONE, UINT32_MAX, TM_SEGMENT_NONE, UINT64_MAX};
+
+	for (uint32_t id = 0; id < tm_arena_segments(s->arena); id++) {
+		struct tm_segment *seg = tm_segment(s->arena, id);
+		uint32_t live;
+
+		if (atomic_load(&seg->state) != TM_SEGMENT_SEALED ||
+			!tm_segment_try_ref(s->arena, id))
+			continue;
+		/* The reference keeps owner and birth from changing; the state may have just
+		 * before. */
+		live = atomic_load(&seg->live_bytes);
+		if (atomic_load(&seg->state) == TM_SEGMENT_SEALED &&
+			seg->swept != s->reclaim_pass) {
+			if (live < v.emptiest_live) {
+				v.emptiest = id;
+				v.emptiest_live = live;
+			}
+			if (!(seg->owner->flags & TM_POOL_PERSIST) && seg->birth < v.oldest_birth) {
+				v.oldest = id;
+				v.oldest_birth = seg->birth;
+			}
+		}
+		tm_segment_unref(s->arena, id);
+	}
+	return v;
+}
+
+/* Move the page to the pool's head for moved pages. False when there is no room. */
+static bool move_locked(
+	struct sweep *w, struct tm_cursor *c, const struct tm_entry_view *e, uint64_t slot)
+{
+	struct tm_encoded encoded = {e->codec, e->bytes, e->payload};
+	struct tm_killed killed;
+	uint64_t moved;
+
+	if (tm_log_append(&w->pool->log, true, &e->oid, e->index, e->seq, encoded, &moved) < 0)
+		return false;
+	tm_cursor_set(c, moved);
+	killed = tm_log_kill(w->s->arena, slot);
+	/* The same page, but its object id may now be in the segment's header, or no longer be. */
+	tm_stat_sub(w->pool, TM_STAT_PAYLOAD_BYTES, killed.total);
+	tm_stat_add(w->pool, TM_STAT_PAYLOAD_BYTES,
+		tm_entry_total(e->bytes,
+			!tm_oid_equal(
+				&e->oid, &tm_segment(w->s->arena, tm_slot_segment(moved))->oid)));
+	return true;
+}
+
+/* One live entry: keep it by moving it, or drop it. False: it could do neither. */
+static bool sweep_entry(struct sweep *w, const struct tm_entry_view *e, uint32_t offset)
+{
+	struct tm_handle h = {w->pool->objects, e->oid, e->index};
+	uint64_t here = tm_slot(w->segment, offset), slot;
+	bool persistent = tm_pool_is_persistent(w->pool), done = true;
+	struct tm_cursor c;
+
+	tm_index_lock(w->s->index, &h, &c);
+	slot = tm_cursor_get(&c);
+	if (tm_slot_location(slot) != here) {
+		/* Just being put, or just gone: whoever does it drops the reference. */
+		tm_index_unlock(&c);
+		return true;
+	}
+	if (w->keep_all && move_locked(w, &c, e, slot)) {
+		w->cleaned++;
+	} else if (tm_slot_hits(slot) && e->total <= w->keep_hits && move_locked(w, &c, e, slot)) {
+		w->keep_hits -= e->total;
+		w->promoted++;
+	} else if (!persistent) {
+		tm_page_dead_locked(w->s, w->pool, slot);
+		tm_cursor_set(&c, TM_SLOT_NONE);
+		w->evicted++;
+	} else {
+		done = false;
+	}
+	tm_index_unlock(&c);
+	if (done)
+		tm_segment_unref(w->s->arena, w->segment);
+	return done;
+}
+
+/* Empty a sealed segment. `keep_all`: clean it, else evict it, keeping up to `keep_hits` bytes. */
+static void sweep_segment(struct tm_store *s, uint32_t id, bool keep_all, uint32_t keep_hits)
+{
+	struct tm_segment *seg = tm_segment(s->arena, id);
+	struct sweep w = {.s = s, .segment = id, .keep_all = keep_all, .keep_hits = keep_hits};
+	const uint8_t *data = tm_segment_data(s->arena, id);
+	uint32_t offset = sizeof(struct tm_segment_header);
+	struct tm_entry_view e;
+	bool going = true;
+
+	if (!tm_segment_try_ref(s->arena, id))
+		return; /* its last page went meanwhile */
+	w.pool = &s->pools[seg->owner->pool];
+	seg->swept = s->reclaim_pass;
+	while (going && offset < seg->tail) {
+		if (tm_entry_view(data + offset, seg->tail - offset, &seg->oid, &e) < 0) {
+			/* A damaged length hides what follows it; those pages stay reachable
+			 * through the index. Never choose this segment again. */
+			tm_stat_add(w.pool, TM_STAT_CORRUPT, 1);
+			atomic_store(&seg->state, TM_SEGMENT_DAMAGED);
+			break;
+		}
+		if (!e.dead)
+			going = sweep_entry(&w, &e, offset);
+		offset += e.total;
+	}
+	tm_stat_add(w.pool, TM_STAT_EVICTED, w.evicted);
+	tm_stat_add(w.pool, TM_STAT_PROMOTED, w.promoted);
+	tm_stat_add(w.pool, TM_STAT_CLEANED, w.cleaned);
+	tm_segment_unref(s->arena, id);
+}
+
+static bool seal_all(struct tm_store *s)
+{
+	unsigned int sealed = 0;
+
+	for (int id = 0; id < TM_POOLS_MAX; id++) {
+		struct tm_pool *p = tm_pool_enter(s, id);
+
+		if (!p)
+			continue;
+		sealed += tm_log_seal(&p->log);
+		tm_pool_leave(p);
+	}
+	return sealed > 0;
+}
+
+/* Free, or begin to free, one segment. False when there is nothing left to give. */
+static bool step(struct tm_store *s)
+{
+	uint32_t bytes = tm_arena_segment_bytes(s->arena);
+	struct victims v = find_victims(s);
+
+	if (v.emptiest_live <= bytes / 2)
+		sweep_segment(s, v.emptiest, true, 0);
+	else if (v.oldest != TM_SEGMENT_NONE)
+		sweep_segment(s, v.oldest, false, bytes / 2);
+	else if (v.emptiest_live <= bytes - bytes / 8)
+		sweep_segment(s, v.emptiest, true, 0);
+	else
+		return seal_all(s);
+	return true;
+}
+
+static bool has_room(const struct tm_store *s)
+{
+	uint64_t used = tm_budget_used(&s->budget), limit = tm_budget_limit(&s->budget);
+
+	return used + s->budget.headroom + tm_arena_segment_bytes(s->arena) <= limit;
+}
+
+bool tm_reclaim(struct tm_store *s, uint64_t seen)
+{
+	bool room;
+
+	begin_pass(s);
+	room = tm_arena_released(s->arena) != seen && has_room(s);
+	for (int i = 0; i < STEPS_MAX && !room; i++) {
+		if (!step(s))
+			break;
+		room = has_room(s);
+	}
+	end_pass(s);
+	return room;
+}
+
+uint64_t tm_store_release(struct tm_store *s, uint64_t bytes)
+{
+	uint64_t before, released = 0;
+	bool sealed = false;
+	struct victims v;
+
+	begin_pass(s);
+	before = tm_arena_released(s->arena);
+	while (released < bytes) {
+		v = find_victims(s);
+		if (v.oldest != TM_SEGMENT_NONE)
+			sweep_segment(s, v.oldest, false, 0);
+		else if (sealed || !seal_all(s))
+			break;
+		else
+			sealed = true;
+		released =
+			(tm_arena_released(s->arena) - before) * tm_arena_segment_bytes(s->arena);
+	}
+	end_pass(s);
+	return released;
+}
+
+void tm_store_shrink(struct tm_store *s)
+{
+	begin_pass(s);
+	while (tm_budget_used(&s->budget) > tm_budget_limit(&s->budget) && step(s))
+		;
+	end_pass(s);
+}

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * segment.h - the arena: a mapping cut into segments, each of one pool
+ *
+ *      arena   | segment | segment | (free) | segment | ...        a sparse shared mapping
+ *      segment | header | entry | entry | entry | ... tail |
+ *
+ *      free --tm_segment_open--> open --tm_segment_seal--> sealed --last tm_segment_unref--> free
+ *
+ * Invariants
+ *   1. refs = live entries + 1 while open + readers and cleaners that pin it. Whoever drops the
+ * last reference hands the whole segment back to the operating system. Nobody frees less.
+ *   2. A free segment takes no memory, is charged to nobody and reads as zeros: nothing stored by
+ * one pool is ever seen by another.
+ *   3. `tail` is written only under the lock of the log head that has it open; sealed, it is
+ * constant.
+ *   4. birth is unique and ascending: the order of births is the order of the queue.
+ *
+ * Locking: the free list has a lock of its own (TM_LOCK_ARENA); references are atomic.
+ */
+#ifndef TM_SEGMENT_H
+#define TM_SEGMENT_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/budget.h"
+#include "core/tmem.h"
+
+#define TM_SEGMENT_NONE      UINT32_MAX
+#define TM_SEGMENT_BYTES_MIN (256u << 10) /* three of the largest pages */
+#define TM_SEGMENT_BYTES_MAX (2u << 20)   /* a huge page */
+
+#define TM_SEGMENT_MAGIC   0x67736d74u /* "tmsg" */
+#define TM_SEGMENT_VERSION 1u
+
+/* What a segment says of itself, for whoever finds the mapping after us. */
+struct tm_segment_header {
+	uint32_t magic, version;
+	uint32_t pool;  /* id */
+	uint32_t flags; /* of the pool, as of new_pool */
+	uint32_t attrs;
+	uint32_t segment_bytes;
+	uint64_t birth;
+	struct tm_oid oid; /* the object of entries that name none */
+	uint64_t check;    /* XXH3 of everything above */
+};
+
+enum tm_segment_state {
+	TM_SEGMENT_FREE,
+	TM_SEGMENT_OPEN,
+	TM_SEGMENT_SEALED,
+	TM_SEGMENT_DAMAGED, /* sealed, and cannot be walked: kept until its pages go one by one */
+};
+
+/* Who a segment belongs to. Constant while the pool lives. */
+struct tm_owner {
+	uint32_t pool;
+	uint32_t flags, attrs;
+	_Atomic uint64_t *used_bytes; /* the pool's gauge */
+};
+
+struct tm_segment {
+	_Atomic uint32_t state; /* enum tm_segment_state */
+	_Atomic uint32_t refs;
+	_Atomic uint32_t live_bytes; /* of entries that are not dead */
+	uint32_t tail;               /* bytes appended, header included; see invariant 3 */
+	uint64_t birth;
+	uint64_t swept; /* the reclaim pass that last emptied it; under the store's reclaim lock */
+	const struct tm_owner *owner;
+	struct tm_oid oid;
+};
+
+struct tm_arena;
+
+/* The segment size that suits a client of `limit` bytes: large enough for huge pages, small enough
+ * that a small client has a few dozen. */
+uint32_t tm_segment_bytes_for(uint64_t limit);
+
+/* Reserve address space for `capacity` bytes. `b` outlives the arena and is charged for its tables.
+ * 0; -ENOMEM; errno of the mapping. */
+int tm_arena_open(struct tm_budget *b, uint64_t capacity, uint32_t segment_bytes,
+	struct tm_arena **ret_arena);
+void tm_arena_close(struct tm_arena *a);
+
+uint32_t tm_arena_segments(const struct tm_arena *a); /* how many there are, used or not */
+uint32_t tm_arena_segment_bytes(const struct tm_arena *a);
+bool tm_arena_huge(const struct tm_arena *a);
+
+/* How many segments were ever given back: a thread that waited for room sees that there is some. */
+uint64_t tm_arena_released(const struct tm_arena *a);
+
+struct tm_segment *tm_segment(const struct tm_arena *a, uint32_t id);
+uint8_t *tm_segment_data(const struct tm_arena *a, uint32_t id);
+
+/* Take a free segment, write its header and hold it open (one reference). `privileged` may use the
+ * budget's headroom. 0; -ENOMEM. */
+int tm_segment_open(struct tm_arena *a, const struct tm_owner *owner, const struct tm_oid *oid,
+	bool privileged, uint32_t *ret_id);
+
+/* No more appends: drop the reference of tm_segment_open. */
+void tm_segment_seal(struct tm_arena *a, uint32_t id);
+
+/* One more reference on a segment that the caller knows to have one. */
+void tm_segment_ref(struct tm_arena *a, uint32_t id);
+/* The same when it may just be losing its last: false then. */
+bool tm_segment_try_ref(struct tm_arena *a, uint32_t id);
+/* Drop one; the last one releases the memory (up to 0.3 ms on small pages: hold no lock). */
+void tm_segment_unref(struct tm_arena *a, uint32_t id);
+
+#endif

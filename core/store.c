@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "core/store.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+
+#include "core/store_private.h"
+#include "core/util.h"
+
+int tm_store_create(const struct tm_store_params *params, struct tm_store **ret_store)
+{
+	struct tm_ledger *ledger = params->ledger;
+	uint32_t segment_bytes =
+		params->segment_bytes ? params->segment_bytes : tm_segment_bytes_for(params->limit);
+	struct tm_budget budget = {ledger, 0, NULL, NULL};
+	struct tm_store *s;
+	int rc;
+
+	if (params->limit < TM_LIMIT_MIN)
+		return -EINVAL;
+	atomic_store(&ledger->limit_bytes, params->limit);
+	s = tm_node_alloc(&budget, NULL, sizeof(*s));
+	if (!s)
+		return -ENOMEM;
+	s->ledger = ledger;
+	s->budget = budget;
+	rc = tm_arena_open(&s->budget, params->limit, segment_bytes, &s->arena);
+	if (rc < 0)
+		goto free_store;
+	rc = tm_index_create(&s->budget, &s->index);
+	if (rc < 0)
+		goto close_arena;
+	tm_lock_init(&s->pools_lock, TM_LOCK_POOLS);
+	tm_lock_init(&s->reclaim_lock, TM_LOCK_RECLAIM);
+	s->budget.headroom = segment_bytes;
+	s->budget.refuse = params->refuse;
+	s->budget.opaque = params->opaque;
+	atomic_store(&ledger->segment_bytes, segment_bytes);
+	atomic_store(&ledger->huge_pages, tm_arena_huge(s->arena));
+	tm_budget_report(&s->budget);
+	*ret_store = s;
+	return 0;
+
+close_arena:
+	tm_arena_close(s->arena);
+free_store:
+	budget.refuse = NULL;
+	tm_node_free(&budget, NULL, s, sizeof(*s));
+	return rc;
+}
+
+void tm_store_destroy(struct tm_store *s)
+{
+	struct tm_budget budget = s->budget;
+
+	for (int id = 0; id < TM_POOLS_MAX; id++)
+		tm_store_destroy_pool(s, id);
+	tm_index_destroy(s->index);
+	tm_arena_close(s->arena);
+	tm_lock_destroy(&s->pools_lock);
+	tm_lock_destroy(&s->reclaim_lock);
+	tm_node_free(&budget, NULL, s, sizeof(*s));
+}
+
+static int check_pool_params(const struct tm_pool_params *params)
+{
+	uint32_t flags = params->flags;
+
+	if (flags >> TM_POOL_VERSION_SHIFT != TM_SPEC_VERSION || flags & TM_POOL_RESERVED)
+		return -EINVAL;
+	if ((flags & TM_POOL_ORDER_MASK) >> TM_POOL_ORDER_SHIFT > TM_ORDER_MAX)
+		return -EINVAL;
+	if (params->attrs & ~TM_POOL_ATTRS || !params->name || strlen(params->name) > TM_NAME_MAX)
+		return -EINVAL;
+	if (flags & TM_POOL_PRECOMPRESSED || (flags & TM_POOL_SHARED && flags & TM_POOL_PERSIST))
+		return -EOPNOTSUPP;
+	/* Only a host can hold what several clients trust; nobody here may authorise. */
+	return flags & TM_POOL_SHARED ? -EACCES : 0;
+}
+
+static struct tm_pool *pool_place_locked(struct tm_store *s)
+{
+	for (uint32_t id = 0; id < TM_POOLS_MAX; id++) {
+		if (!s->pools[id].taken) {
+			s->pools[id].id = id;
+			return &s->pools[id];
+		}
+	}
+	return NULL;
+}
+
+static void ledger_pool_init(struct tm_ledger_pool *slot, const struct tm_pool_params *params)
+{
+	memset(slot, 0, sizeof(*slot));
+	slot->flags = params->flags;
+	slot->attrs = params->attrs;
+	strcpy(slot->name, params->name);
+}
+
+int tm_store_new_pool(struct tm_store *s, const struct tm_pool_params *params)
+{
+	struct tm_ledger_pool *slot;
+	struct tm_pool *p;
+	int rc = check_pool_params(params), tries = 0;
+	uint64_t seen;
+
+	if (rc < 0)
+		return rc;
+	tm_lock(&s->pools_lock);
+	p = pool_place_locked(s);
+	if (!p) {
+		tm_unlock(&s->pools_lock);
+		return -ENFILE;
+	}
+	slot = &s->ledger->pools[p->id];
+	ledger_pool_init(slot, params);
+	p->stat = slot->stat;
+	do {
+		seen = tm_arena_released(s->arena);
+		rc = tm_objects_create(s->index, p->id, &p->stat[TM_STAT_USED_BYTES],
+			&p->stat[TM_STAT_OBJECTS], &p->objects);
+	} while (rc == -ENOMEM && tries++ == 0 && tm_reclaim(s, seen));
+	if (rc == 0) {
+		p->page_bytes = TM_PAGE_SIZE
+			<< ((params->flags & TM_POOL_ORDER_MASK) >> TM_POOL_ORDER_SHIFT);
+		tm_log_init(&p->log, s->arena);
+		p->log.owner = (struct tm_owner){
+			p->id, params->flags, params->attrs, &p->stat[TM_STAT_USED_BYTES]};
+		p->taken = true;
+		atomic_store(&slot->state, TM_LEDGER_POOL_LIVE);
+		atomic_fetch_add(&p->users, TM_POOL_LIVE_BIT);
+		rc = (int)p->id;
+	}
+	tm_unlock(&s->pools_lock);
+	return rc;
+}
+
+struct tm_pool *tm_pool_enter(struct tm_store *s, int id)
+{
+	struct tm_pool *p;
+
+	if (id < 0 || id >= TM_POOLS_MAX)
+		return NULL;
+	p = &s->pools[id];
+	if (atomic_fetch_add(&p->users, 1) & TM_POOL_LIVE_BIT)
+		return p;
+	atomic_fetch_sub(&p->users, 1);
+	return NULL;
+}
+
+void tm_pool_leave(struct tm_pool *p)
+{
+	atomic_fetch_sub(&p->users, 1);
+}
+
+int tm_store_destroy_pool(struct tm_store *s, int id)
+{
+	struct tm_pool *p;
+	struct tm_oid oid;
+
+	if (id < 0 || id >= TM_POOLS_MAX)
+		return -ENOENT;
+	p = &s->pools[id];
+	tm_lock(&s->pools_lock);
+	if (!(atomic_fetch_and(&p->users, ~TM_POOL_LIVE_BIT) & TM_POOL_LIVE_BIT)) {
+		tm_unlock(&s->pools_lock);
+		return -ENOENT;
+	}
+	while (atomic_load(&p->users) != 0)
+		sched_yield(); /* calls are short */
+
+	tm_lock(&s->reclaim_lock); /* nobody moves pages of this pool from here on */
+	while (tm_objects_any(p->objects, &oid))
+		tm_pool_flush_object(s, p, &oid);
+	tm_log_seal(&p->log);
+	tm_objects_destroy(p->objects);
+	tm_unlock(&s->reclaim_lock);
+
+	atomic_store(&s->ledger->pools[id].state, TM_LEDGER_POOL_FREE);
+	p->taken = false;
+	tm_unlock(&s->pools_lock);
+	return 0;
+}
+
+void tm_store_count(struct tm_store *s, int id, enum tm_stat stat, int64_t delta)
+{
+	struct tm_pool *p = tm_pool_enter(s, id);
+
+	if (!p)
+		return;
+	tm_stat_add(p, stat, (uint64_t)delta);
+	tm_pool_leave(p);
+}

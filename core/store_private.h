@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * store_private.h - what the files that make up the store share
+ *
+ * store.c (the store and its pools), page.c (pages), reclaim.c (eviction and cleaning), check.c
+ * (invariants).
+ */
+#ifndef TM_STORE_PRIVATE_H
+#define TM_STORE_PRIVATE_H
+
+#include <stdatomic.h>
+
+#include "core/budget.h"
+#include "core/index.h"
+#include "core/locks.h"
+#include "core/log.h"
+#include "core/segment.h"
+#include "core/slot.h"
+#include "core/store.h"
+
+/*
+ * A pool's place. Never freed, so an owner pointer in a segment is always good.
+ *
+ *      free --new_pool--> live --destroy_pool--> (users drain, pages go) --> free
+ */
+struct tm_pool {
+	_Atomic uint32_t users; /* calls inside, + TM_POOL_LIVE_BIT while it may be entered */
+	bool taken;             /* under pools_lock */
+	uint32_t id;
+	uint32_t page_bytes;
+	struct tm_objects *objects;
+	_Atomic uint64_t *stat; /* in the ledger */
+	struct tm_log log;
+};
+
+#define TM_POOL_LIVE_BIT (1u << 31)
+
+struct tm_store {
+	struct tm_ledger *ledger;
+	struct tm_budget budget;
+	struct tm_arena *arena;
+	struct tm_index *index;
+	_Atomic uint64_t sequence;
+	struct tm_lock pools_lock;   /* pools coming and going */
+	struct tm_lock reclaim_lock; /* one evicts or cleans; held while a pool is torn down */
+	uint64_t reclaim_pass;       /* under reclaim_lock */
+	struct tm_pool pools[TM_POOLS_MAX];
+};
+
+static inline bool tm_pool_is_persistent(const struct tm_pool *p)
+{
+	return p->log.owner.flags & TM_POOL_PERSIST;
+}
+
+static inline void tm_stat_add(struct tm_pool *p, enum tm_stat stat, uint64_t n)
+{
+	atomic_fetch_add_explicit(&p->stat[stat], n, memory_order_relaxed);
+}
+
+static inline void tm_stat_sub(struct tm_pool *p, enum tm_stat stat, uint64_t n)
+{
+	atomic_fetch_sub_explicit(&p->stat[stat], n, memory_order_relaxed);
+}
+
+/* Enter a pool for one call; NULL when there is none. It cannot be destroyed until left. */
+struct tm_pool *tm_pool_enter(struct tm_store *s, int id);
+void tm_pool_leave(struct tm_pool *p);
+
+/* Forget every page of an object; the pool is entered or being torn down. */
+void tm_pool_flush_object(struct tm_store *s, struct tm_pool *p, const struct tm_oid *oid);
+
+/* Under the shard's lock: the entry at `slot` is no longer anybody's page. The caller drops its
+ * reference once it holds no lock. */
+void tm_page_dead_locked(struct tm_store *s, struct tm_pool *p, uint64_t slot);
+
+/*
+ * Make room for at least one segment. `seen` is tm_arena_released() from before the allocation that
+ * failed: when somebody else made room since, that is enough. False when there is nothing to give.
+ * Takes locks from TM_LOCK_RECLAIM down; bounded work (some segments are moved or dropped).
+ */
+bool tm_reclaim(struct tm_store *s, uint64_t seen);
+
+#endif
