@@ -35,8 +35,10 @@ struct tm_mount {
 	void *opaque;
 };
 
-/* An open file. fi->fh. Constant, but for append_fd. */
+/* An open file. fi->fh, counted: a read still needs it after its reply, when the kernel may have
+ * closed it already. Constant, but for the atomics. */
 struct tm_file {
+	_Atomic unsigned int refs;
 	struct tm_inode *inode; /* referenced */
 	int fd;
 	int flags;
@@ -64,6 +66,9 @@ static inline struct tm_file *tm_file_of(const struct fuse_file_info *fi)
 {
 	return fi ? (struct tm_file *)(uintptr_t)fi->fh : NULL;
 }
+
+void tm_file_ref(struct tm_file *file);
+void tm_file_unref(struct tm_file *file);
 
 /* fuse_reply_err for 0 or -errno. */
 void tm_reply_rc(fuse_req_t req, int rc);

@@ -25,9 +25,14 @@ void tm_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct f
 		tm_reply_rc(req, rc);
 		return;
 	}
+	if (!reply.fills) {
+		fuse_reply_buf(req, reply.data, reply.len);
+		return;
+	}
+	tm_file_ref(file);
 	fuse_reply_buf(req, reply.data, reply.len);
-	if (reply.fills)
-		tm_cache_fill(mount->cache, file->inode, file->fd);
+	tm_cache_fill(mount->cache, file->inode, file->fd);
+	tm_file_unref(file);
 }
 
 /*

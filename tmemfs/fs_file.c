@@ -32,13 +32,22 @@ static struct tm_file *file_new(struct tm_inode *inode, int fd, int flags)
 	file->fd = fd;
 	file->flags = flags;
 	atomic_init(&file->plain_fd, -1);
+	atomic_init(&file->refs, 1);
 	return file;
 }
 
-static void file_free(struct tm_file *file)
+void tm_file_ref(struct tm_file *file)
 {
-	int plain = atomic_load(&file->plain_fd);
+	atomic_fetch_add(&file->refs, 1);
+}
 
+void tm_file_unref(struct tm_file *file)
+{
+	int plain;
+
+	if (atomic_fetch_sub(&file->refs, 1) > 1)
+		return;
+	plain = atomic_load(&file->plain_fd);
 	if (plain >= 0)
 		close(plain);
 	close(file->fd);
@@ -50,7 +59,7 @@ static void file_free(struct tm_file *file)
 static void file_opened(void *arg, int rc)
 {
 	if (rc < 0)
-		file_free(arg);
+		tm_file_unref(arg);
 }
 
 /* Compare what is open with what is cached. -ESTALE: the name leads to a file that others removed,
@@ -101,7 +110,7 @@ void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	}
 	rc = file_verify(mount, file, &verdict);
 	if (rc < 0) {
-		file_free(file);
+		tm_file_unref(file);
 		tm_reply_rc(req, rc);
 		return;
 	}
@@ -157,7 +166,7 @@ void tm_op_create(
 	rc = file ? file_verify(mount, file, &verdict) : -ENOMEM;
 	if (rc < 0) {
 		if (file)
-			file_free(file);
+			tm_file_unref(file);
 		else
 			close(fd);
 		tm_inode_forget(inode, 1);
@@ -166,7 +175,7 @@ void tm_op_create(
 	}
 	fill_info(fi, file, verdict);
 	if (fuse_reply_create(req, &entry, fi) < 0) {
-		file_free(file);
+		tm_file_unref(file);
 		tm_inode_forget(inode, 1);
 	}
 }
@@ -174,7 +183,7 @@ void tm_op_create(
 void tm_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	(void)ino;
-	file_free(tm_file_of(fi));
+	tm_file_unref(tm_file_of(fi));
 	fuse_reply_err(req, 0);
 }
 
