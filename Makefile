@@ -77,6 +77,7 @@ $(B)/nbdkit-tmem-plugin.so: $(PLUGIN_OBJ) $(B)/libtmem.a
 	$(call link,-shared -Wl$(comma)--exclude-libs$(comma)ALL)
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/libtmem.a
 	$(call link,,-lcmocka)
+$(B)/tests/test_policy: $(B)/obj/tools/tmemd/policy.o
 $(B)/tests/%: $(B)/obj/tests/helpers/%.o $(B)/libtmem.a
 	$(call link)
 $(B)/bench/%: $(B)/obj/bench/%.o $(B)/libtmem.a

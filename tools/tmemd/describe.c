@@ -20,7 +20,8 @@ static json_t *describe_pool(const struct tm_client *client, unsigned int id)
 	const struct tm_ledger_pool *slot = &client->ledger->pools[id];
 	char name[TM_NAME_MAX + 1];
 	uint32_t flags = slot->flags;
-	json_t *pool = json_pack("{s:s,s:s,s:s,s:i,s:i}", "client", client->name, "name",
+	json_t *pool = json_pack("{s:s,s:i,s:s,s:s,s:i,s:i}", "client", client->name, "client_id",
+		(int)client->id, "name",
 		tm_printable(name, sizeof(name), slot->name, sizeof(slot->name)), "type",
 		flags & TM_POOL_PERSIST ? "persistent" : "ephemeral", "id", (int)id, "order",
 		(int)((flags & TM_POOL_ORDER_MASK) >> TM_POOL_ORDER_SHIFT));
