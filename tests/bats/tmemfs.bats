@@ -507,22 +507,23 @@ sys.exit(ctypes.get_errno() if r else 0)' "$@"; }
 }
 
 @test "a new file with an old inode's number does not show old data" {
-	renew() { # where files are made and removed, in turn
-		local i dir=$1
+	renew() { # DIR PREFIX: files are made and removed there in turn
+		local i
 		for i in $(seq 30); do
-			head -c 20000 /dev/urandom >"$dir/f$i"
-			cat "$MNT/f$i" | cmp - "$T/back/f$i"
-			rm "$dir/f$i"
+			head -c 20000 /dev/urandom >"$1/$2$i"
+			cat "$MNT/$2$i" | cmp - "$T/back/$2$i"
+			rm "$1/$2$i"
 		done
 	}
 	mnt
-	renew "$T/back"
-	renew "$MNT"
+	renew "$T/back" a
+	renew "$MNT" a
 	umount "$MNT"
+	# Without handles, and by names that slowfs has not cached either.
 	slow "$BACK"
 	mnt
-	renew "$T/back"
-	renew "$MNT"
+	renew "$T/back" b
+	renew "$MNT" c
 }
 
 @test "writers above and below, readers above: nobody reads what was never written" {
