@@ -420,7 +420,8 @@ int main(int argc, char **argv)
 		files.rlim_cur = files.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &files);
 	}
-	fuse_opt_add_arg(&args, "-ofsname=slowfs,subtype=slowfs,default_permissions");
+	fuse_opt_add_arg(
+		&args, "-ofsname=slowfs,subtype=slowfs,default_permissions,max_threads=32");
 	umask(0);
 	rc = fuse_main(args.argc, args.argv, &slow_ops, NULL);
 	fuse_opt_free_args(&args);

@@ -66,7 +66,7 @@ void tm_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	TM_AUTO_FD struct tm_fd place = TM_FD_NONE;
 	struct tm_inode *inode = tm_inode_of(req, ino);
 	struct tm_file *file = tm_file_of(fi);
-	struct stat st;
+	struct stat st = {0};
 	int rc = 0;
 
 	if (!file)
@@ -142,7 +142,7 @@ void tm_op_setattr(
 	TM_AUTO_FD struct tm_fd place = TM_FD_NONE;
 	struct tm_mount *mount = tm_mount_of(req);
 	struct tm_inode *inode = tm_inode_of(req, ino);
-	struct stat st;
+	struct stat st = {0};
 	int rc = tm_fd_get(inode, &place);
 
 	if (rc == 0)

@@ -21,103 +21,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/vfs.h>
-#include <linux/magic.h>
 
 #define BUCKETS_FIRST  1024
 #define FD_MAX         4096
-#define HANDLE_BYTES   MAX_HANDLE_SZ
-#define FUSE_MAGIC     0x65735546 /* linux/magic.h has had it only since 6.0 */
-#define NAME_DEPTH_MAX 4096       /* longest chain that is searched for a ring */
+#define NAME_DEPTH_MAX 4096 /* longest chain that is searched for a ring */
 
 static size_t bucket_of(const struct tm_inodes *table, dev_t dev, ino_t ino)
 {
 	uint64_t h = ((uint64_t)ino ^ (uint64_t)dev << 40) * 0x9e3779b97f4a7c15ull;
 
 	return h >> 32 & (table->bucket_count - 1);
-}
-
-/* --- identity ----------------------------------------------------------------------------- */
-
-void tm_identity_cleanup(struct tm_identity *id)
-{
-	free(id->handle);
-	id->handle = NULL;
-}
-
-/* FUSE hands out handles that end with its own inodes: they neither identify nor open for long. */
-static bool handles_last(struct tm_inodes *table, dev_t dev, int fd)
-{
-	struct statfs fs;
-	bool lasting;
-
-	pthread_mutex_lock(&table->lock);
-	for (unsigned int i = 0; i < table->volume_count; i++) {
-		if (table->volumes[i].dev == dev) {
-			lasting = table->volumes[i].lasting;
-			pthread_mutex_unlock(&table->lock);
-			return lasting;
-		}
-	}
-	pthread_mutex_unlock(&table->lock);
-
-	lasting = fstatfs(fd, &fs) == 0 && fs.f_type != FUSE_MAGIC;
-	pthread_mutex_lock(&table->lock);
-	if (table->volume_count < TM_VOLUMES_MAX) {
-		table->volumes[table->volume_count].dev = dev;
-		table->volumes[table->volume_count++].lasting = lasting;
-	}
-	pthread_mutex_unlock(&table->lock);
-	return lasting;
-}
-
-int tm_identify(struct tm_inodes *table, int fd, struct tm_identity *ret_id)
-{
-	union {
-		struct file_handle fh;
-		char space[sizeof(struct file_handle) + HANDLE_BYTES];
-	} u;
-	struct tm_identity id = {.mount_id = -1};
-	bool has;
-
-	/* The mount id before anything that would ask our own mount for an answer. */
-	u.fh.handle_bytes = HANDLE_BYTES;
-	has = name_to_handle_at(fd, "", &u.fh, &id.mount_id, AT_EMPTY_PATH) == 0;
-	if (has && id.mount_id == table->own_mount_id)
-		return -ELOOP;
-	if (fstat(fd, &id.st) < 0)
-		return -errno;
-	if (has && handles_last(table, id.st.st_dev, fd)) {
-		size_t bytes = sizeof(u.fh) + u.fh.handle_bytes;
-
-		id.handle = malloc(bytes);
-		if (!id.handle)
-			return -ENOMEM;
-		memcpy(id.handle, &u.fh, bytes);
-		id.by_handle = id.mount_id == table->root_mount_id;
-	}
-	*ret_id = id;
-	return 0;
-}
-
-static bool handle_equal(const struct file_handle *a, const struct file_handle *b)
-{
-	if (!a || !b)
-		return a == b;
-	return a->handle_type == b->handle_type && a->handle_bytes == b->handle_bytes &&
-		memcmp(a->f_handle, b->f_handle, a->handle_bytes) == 0;
-}
-
-bool tm_identity_is(const struct tm_identity *id, const struct tm_inode *inode)
-{
-	return id->st.st_ino == inode->ino && id->st.st_dev == inode->dev &&
-		(id->st.st_mode & S_IFMT) == inode->type && handle_equal(id->handle, inode->handle);
-}
-
-const void *tm_inode_identity(const struct tm_inode *inode, size_t *ret_len)
-{
-	*ret_len = inode->handle ? inode->handle->handle_bytes : 0;
-	return inode->handle ? inode->handle->f_handle : NULL;
 }
 
 /* --- the hash ----------------------------------------------------------------------------- */
@@ -251,24 +164,26 @@ void tm_inode_forget(struct tm_inode *inode, uint64_t nlookup)
 
 /* --- names -------------------------------------------------------------------------------- */
 
-/* Remember where the inode is. Returns a parent that nothing holds any more, to be freed. */
+/*
+ * Remember where the inode is; without memory, that it is not known: then only a handle leads to it
+ * until the kernel looks again. Returns a parent that nothing holds any more, to be freed.
+ */
 static struct tm_inode *set_place_locked(
-	struct tm_inode *inode, struct tm_inode *parent, char **name)
+	struct tm_inode *inode, struct tm_inode *parent, const char *name)
 {
 	struct tm_inode *old = inode->parent, *up;
 	unsigned int depth = 0;
-	char *old_name = inode->name;
 
 	if (inode == inode->table->root)
 		return NULL;
-	if (old == parent && strcmp(old_name, *name) == 0)
+	if (old && old == parent && strcmp(inode->name, name) == 0)
 		return NULL;
 	/* A stale link further up could lead back here; then this inode gets no path at all. */
 	for (up = parent; up && up != inode && depth < NAME_DEPTH_MAX; depth++)
 		up = up->parent;
-	inode->name = *name;
-	*name = old_name;
-	inode->parent = up ? NULL : parent;
+	free(inode->name);
+	inode->name = up ? NULL : strdup(name);
+	inode->parent = inode->name ? parent : NULL;
 	if (inode->parent)
 		parent->refs++;
 	return tm_inode_unref_locked(old);
@@ -276,16 +191,12 @@ static struct tm_inode *set_place_locked(
 
 void tm_inode_moved(struct tm_inode *inode, struct tm_inode *parent, const char *name)
 {
-	char *copy = strdup(name);
-	struct tm_inode *dead = NULL;
+	struct tm_inode *dead;
 
-	if (!copy)
-		return; /* the old place will fail to verify: -ESTALE, and the kernel looks again */
 	pthread_mutex_lock(&inode->table->lock);
-	dead = set_place_locked(inode, parent, &copy);
+	dead = set_place_locked(inode, parent, name);
 	pthread_mutex_unlock(&inode->table->lock);
 	tm_inode_free(dead);
-	free(copy);
 }
 
 void tm_inode_set_unlinked(struct tm_inode *inode)
@@ -324,24 +235,28 @@ static struct tm_inode *inode_new(struct tm_inodes *table, struct tm_identity *i
 	return inode;
 }
 
+/* No handle tells the two apart, but this inode's last name has gone and here is one again. */
+static bool number_reused_locked(const struct tm_inode *inode, const struct tm_identity *id)
+{
+	return !inode->handle && inode->unlinked && id->st.st_nlink > 0;
+}
+
 int tm_inode_adopt(struct tm_inode *parent, const char *name, int fd, struct stat *ret_st,
 	struct tm_inode **ret_inode)
 {
 	struct tm_inodes *table = parent->table;
 	TM_AUTO_IDENTITY struct tm_identity id = {.handle = NULL};
 	TM_AUTO_CLOSE int own_fd = fd;
-	TM_AUTO_FREE char *copy = strdup(name);
+	TM_AUTO_CLOSE int old_fd = -1;
 	struct tm_inode *inode, *made = NULL, *dead;
 	int rc = tm_identify(table, fd, &id);
 
 	if (rc < 0)
 		return rc;
-	if (!copy)
-		return -ENOMEM;
 
 	pthread_mutex_lock(&table->lock);
 	inode = find_locked(table, &id);
-	if (inode && !tm_identity_is(&id, inode)) {
+	if (inode && (!tm_identity_is(&id, inode) || number_reused_locked(inode, &id))) {
 		unhash_locked(inode);
 		inode = NULL;
 	}
@@ -358,7 +273,11 @@ int tm_inode_adopt(struct tm_inode *parent, const char *name, int fd, struct sta
 		inode->refs++;
 	if (id.st.st_nlink > 0)
 		inode->unlinked = false;
-	dead = set_place_locked(inode, parent, &copy);
+	dead = set_place_locked(inode, parent, name);
+	/* Without a handle an idle descriptor may be of an earlier file of this number: renew it.
+	 */
+	if (!made && !inode->handle && inode->fd_pins == 0 && !inode->keep_fd)
+		old_fd = tm_inode_take_fd_locked(inode);
 	if (tm_inode_offer_fd_locked(inode, own_fd))
 		own_fd = -1;
 	pthread_mutex_unlock(&table->lock);

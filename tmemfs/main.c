@@ -152,6 +152,7 @@ static int open_cache(struct run *run)
 {
 	char name[TM_NAME_MAX + 1];
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	long workers = TM_MAX(1l, TM_MIN(cpus, (long)WORKERS_MAX));
 	struct tm_cache_params params = {
 		.open =
 			{
@@ -163,7 +164,7 @@ static int open_cache(struct run *run)
 			},
 		.order = run->options.order,
 		.queue_bytes = run->options.queue,
-		.workers = (unsigned int)TM_MAX(1l, TM_MIN(cpus, (long)WORKERS_MAX)),
+		.workers = (unsigned int)workers,
 	};
 	sigset_t all, old;
 	int rc;
