@@ -39,7 +39,7 @@ stat_not() { [ "$(stat_of "$1" "$2")" != "$3" ]; }
 	contains disk
 	try 0 tmemstat --json
 	for key in client name type pages orig_bytes used_bytes puts puts_rejected gets hits flushes evicted; do
-		[ "$(jq -s "all(.[]; has(\"$key\"))" <<<"$output")" = true ]
+		[ "$(jq "[.pools[] | has(\"$key\")] | length == 2 and all" <<<"$output")" = true ]
 	done
 }
 
