@@ -83,11 +83,14 @@ void tm_lease_update(struct tm_host *host)
 	size_t count = 0;
 
 	for (struct tm_client *c = NULL; (c = tm_registry_next(host->registry, c));) {
+		uint64_t limit = tm_client_read(&c->ledger->limit_bytes);
+		uint64_t ceiling = TM_MIN(c->cap, limit);
+
 		shares[count] = (struct tm_share){
 			.weight = c->weight,
 			.want = tm_client_read(&c->ledger->want_bytes),
 			.persistent = tm_client_read(&c->ledger->persistent_bytes),
-			.ceiling = TM_MIN(c->cap, tm_client_read(&c->ledger->limit_bytes)),
+			.ceiling = ceiling,
 		};
 		clients[count++] = c;
 	}
