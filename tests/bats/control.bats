@@ -432,6 +432,16 @@ talk() {
 		"$(tmemctl list --json | jq -c '.clients[0].pools[0] | keys')" ]
 }
 
+@test "the manual's counters are those of the table" {
+	try 0 sed -nE 's/^TM_STAT\([A-Z_]+, ([a-z_]+), ([A-Z]+), [A-Z]+, "(.*)"\)/\1|\L\2|\E\3/p' "$REPO/core/stats.def"
+	[ "${#lines[@]}" = "$(grep -c '^TM_STAT(' "$REPO/core/stats.def")" ]
+	for line in "${lines[@]}"; do
+		IFS='|' read -r key kind help <<<"$line"
+		grep -qFA 1 ".BR $key \" ($kind)\"" "$REPO/man/tmemstat.8" || { echo "$key ($kind)"; return 1; }
+		grep -qxF "$help" "$REPO/man/tmemstat.8" || { echo "$key: $help"; return 1; }
+	done
+}
+
 @test "tmemstat --prometheus is a valid exposition" {
 	host
 	client a -n 'quo"te\' -p files
