@@ -317,6 +317,9 @@ sys.exit(ctypes.get_errno() if r else 0)' "$@"; }
 	getfattr -d "$MNT/f" | grep -q colour
 	setfattr -x user.colour "$MNT/f"
 	try 1 getfattr -n user.colour "$MNT/f"
+	ln -s f "$MNT/s"
+	setfattr -h -n trusted.of -v link "$MNT/s"
+	[ "$(getfattr -h --only-values -n trusted.of "$BACK/s")" = link ]
 	chmod 600 "$MNT/f"
 	setfacl -m u:12345:r "$MNT/f"
 	[ "$(getfacl -c "$MNT/f")" = "$(getfacl -c "$BACK/f")" ]
@@ -366,6 +369,20 @@ sys.exit(ctypes.get_errno() if r else 0)' "$@"; }
 	drop_caches
 	stat . >/dev/null
 	cd /
+}
+
+@test "the same where the backing hides what is unlinked while open" {
+	slow "$BACK"
+	mnt
+	seq 1000 >"$MNT/f"
+	exec 7<>"$MNT/f"
+	rm "$MNT/f"
+	drop_caches
+	stat -L /proc/self/fd/7 >/dev/null
+	seq 1000 | cmp - <(cat <&7)
+	printf X >&7
+	exec 7>&-
+	[ -z "$(ls "$MNT")" ]
 }
 
 @test "sparse files: holes stay holes, seek finds data" {
