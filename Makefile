@@ -77,6 +77,7 @@ $(B)/nbdkit-tmem-plugin.so: $(PLUGIN_OBJ) $(B)/libtmem.a
 	$(call link,-shared -Wl$(comma)--exclude-libs$(comma)ALL)
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/libtmem.a
 	$(call link,,-lcmocka)
+$(B)/tests/test_policy: $(B)/obj/tools/tmemd/policy.o
 $(B)/tests/%: $(B)/obj/tests/helpers/%.o $(B)/libtmem.a
 	$(call link)
 $(B)/bench/%: $(B)/obj/bench/%.o $(B)/libtmem.a
@@ -102,7 +103,7 @@ deps: ## install the Debian packages that build and tests need (elsewhere: print
 	fi
 
 demo: deps ## see it work: DIR=/your/slow/dir KEEP=1 (needs root)
-	$(Q)$(MAKE) --no-print-directory all $(B)/bench/slowfs
+	$(Q)$(MAKE) --no-print-directory all $(B)/bench/slowfs $(B)/tests/memhog
 	$(Q)DIR="$(DIR)" KEEP="$(KEEP)" B="$(B)" tools/demo
 
 check: deps ## build and pass every test (needs root for mounts and swap)
@@ -139,7 +140,7 @@ lint: ## layers, formatting, cppcheck, both compilers
 	$(Q)tests/lint-layers
 	$(Q)clang-format --dry-run -Werror $(SOURCES)
 	$(Q)cppcheck --quiet --std=c11 --inline-suppr --error-exitcode=1 -I. \
-		--enable=warning,performance,portability --suppress=missingIncludeSystem core tmemfs nbd-plugin tools
+		--enable=warning,performance,portability --suppress=missingIncludeSystem --suppress=internalAstError core tmemfs nbd-plugin tools
 	$(Q)$(MAKE) --no-print-directory B=build/clang CC=clang CFLAGS='-O1 -g -Werror' tests
 	$(Q)$(MAKE) --no-print-directory B=build/gcc-werror CC=gcc CFLAGS='-O2 -g -Werror' tests
 

@@ -76,26 +76,6 @@ static int link_greet(struct tm_link *link, struct tm_conn *conn)
 	return rc == TM_PROTO_VERSION ? 0 : -EPROTO;
 }
 
-/* Hand the ledger over and wait for the answer. 0; -EACCES refused; as link_greet. */
-static int link_join(struct tm_link *link, struct tm_conn *conn)
-{
-	json_t *arguments = json_pack("{s:s,s:s,s:I,s:i}", "name", link->name, "type", link->type,
-		"pid", (json_int_t)getpid(), "protocol", TM_PROTO_VERSION);
-	json_t *message;
-	int rc;
-
-	if (!arguments)
-		return -ENOMEM;
-	rc = tm_conn_send(conn, tm_proto_request("join", arguments, NULL), link->params.ledger_fd);
-	if (rc == 0)
-		rc = tm_conn_receive(conn, link->stop_fd, REPLY_TIMEOUT_MS, &message);
-	if (rc < 0)
-		return rc;
-	rc = json_object_get(message, "return") ? 0 : -EACCES;
-	json_decref(message);
-	return rc;
-}
-
 /* Do what an event asks for. 0; -ESHUTDOWN the client was destroyed; errors of tm_conn_send. */
 static int link_handle(struct tm_link *link, struct tm_conn *conn, const json_t *message)
 {
@@ -124,6 +104,34 @@ static int link_handle(struct tm_link *link, struct tm_conn *conn, const json_t 
 		return -ESHUTDOWN;
 	}
 	return 0; /* an event of a newer host is no business of ours */
+}
+
+/* Hand the ledger over and wait for the answer; events may come before it. 0; -EACCES refused; as
+ * link_greet and link_handle. */
+static int link_join(struct tm_link *link, struct tm_conn *conn)
+{
+	json_t *arguments = json_pack("{s:s,s:s,s:I,s:i}", "name", link->name, "type", link->type,
+		"pid", (json_int_t)getpid(), "protocol", TM_PROTO_VERSION);
+	bool answered = false;
+	int rc;
+
+	if (!arguments)
+		return -ENOMEM;
+	rc = tm_conn_send(conn, tm_proto_request("join", arguments, NULL), link->params.ledger_fd);
+	while (rc == 0 && !answered) {
+		json_t *message;
+
+		rc = tm_conn_receive(conn, link->stop_fd, REPLY_TIMEOUT_MS, &message);
+		if (rc < 0)
+			return rc;
+		answered = !json_object_get(message, "event");
+		if (!answered)
+			rc = link_handle(link, conn, message);
+		else if (!json_object_get(message, "return"))
+			rc = -EACCES;
+		json_decref(message);
+	}
+	return rc;
 }
 
 /* Serve a host until it goes away. Never 0. */

@@ -1,0 +1,43 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# swap.bats - the kernel swaps to us for real: nbd where it has it, else a loop device over nbdfuse
+
+load helpers
+
+# swap_on NAME=VALUE...: a server whose device is the machine's swap; $DEV is the device.
+swap_on() {
+	nbdkit -U "$T/nbd.sock" -P "$T/nbd.pid" "$B/nbdkit-tmem-plugin.so" "$@" 2>"$T/nbd.err"
+	defer 'kill $(cat '"$T"'/nbd.pid)'
+	DEV=$("$REPO/tools/swap-attach" "$T/nbd.sock")
+	defer "$REPO/tools/swap-attach -d $DEV"
+}
+
+swapped_out() { # BYTES: the kernel wrote at least that much
+	[ "$(awk -v d="/sys/block/${DEV##*/}/stat" 'BEGIN { getline < d; print $7 * 512 }')" -ge "$1" ]
+}
+
+@test "a process over its limit swaps to memory and finds every page right" {
+	swap_on size=256M limit=128M tmem-socket=none
+	try 0 "$REPO/tools/in-cgroup" 48M "$B/tests/memhog" 96M 1
+	contains 'pages right'
+	swapped_out $((48 << 20))
+	try 0 "$REPO/tools/swap-attach" -d "$DEV"
+	run grep "$DEV" /proc/swaps
+	[ "$status" -ne 0 ]
+}
+
+@test "the same when most of it overflows to the fallback" {
+	swap_on size=256M limit=8M fallback="$T/fb" tmem-socket=none
+	try 0 "$REPO/tools/in-cgroup" 48M "$B/tests/memhog" 96M 1
+	contains 'pages right'
+	swapped_out $((48 << 20))
+}
+
+@test "swap-attach refuses what is not there" {
+	try 1 "$REPO/tools/swap-attach" "$T/no.sock"
+	contains 'not a socket'
+	try 1 "$REPO/tools/swap-attach" -d /dev/loop99
+	contains 'not attached by this program'
+	try 2 "$REPO/tools/swap-attach"
+}

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * test_policy.c - the division of memory: what is promised, by example and for random clients
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "core/util.h"
+#include "tools/tmemd/policy.h"
+
+#define M       (1ull << 20)
+#define CLIENTS 12
+#define ROUNDS  20000
+
+static struct tm_share share(uint32_t weight, uint64_t want, uint64_t persistent, uint64_t ceiling)
+{
+	return (struct tm_share){
+		.weight = weight, .want = want, .persistent = persistent, .ceiling = ceiling};
+}
+
+static void total_is_clamped(void **state)
+{
+	(void)state;
+	assert_int_equal(tm_policy_total(100, 1000, 200, 5000, 0), 900);
+	assert_int_equal(tm_policy_total(100, 1000, 2000, 5000, 0), 0);
+	assert_int_equal(tm_policy_total(100, 10000, 200, 5000, 0), 5000);
+	assert_int_equal(tm_policy_total(UINT64_MAX, UINT64_MAX, 0, 5000, 0), 5000);
+	assert_int_equal(tm_policy_total(0, 0, 0, 0, 0), 0);
+}
+
+static void small_rises_are_ignored(void **state)
+{
+	(void)state;
+	assert_int_equal(tm_policy_total(0, 6401, 0, 10000, 6400), 6400);
+	assert_int_equal(tm_policy_total(0, 6399, 0, 10000, 6400), 6399);
+	assert_int_equal(tm_policy_total(0, 6600, 0, 10000, 6400), 6600);
+	/* The limit itself is always reached. */
+	assert_int_equal(tm_policy_total(0, 20000, 0, 10000, 9999), 10000);
+}
+
+static void spare_goes_by_weight(void **state)
+{
+	struct tm_share s[] = {share(100, 100, 0, 100000), share(300, 200, 0, 100000)};
+
+	(void)state;
+	tm_policy_divide(s, 2, 4300);
+	assert_int_equal(s[0].granted, 1100);
+	assert_int_equal(s[1].granted, 3200);
+}
+
+static void spare_stops_at_the_ceiling(void **state)
+{
+	struct tm_share s[] = {share(100, 100, 0, 150), share(100, 100, 0, 100000)};
+
+	(void)state;
+	tm_policy_divide(s, 2, 1000);
+	assert_int_equal(s[0].granted, 150);
+	assert_int_equal(s[1].granted, 850);
+}
+
+static void persistent_comes_first(void **state)
+{
+	/* The swap device needs 600 of 1000; the mount has ten times its weight. */
+	struct tm_share s[] = {share(10, 600, 600, 100000), share(100, 5000, 0, 100000)};
+
+	(void)state;
+	tm_policy_divide(s, 2, 1000);
+	assert_int_equal(s[0].granted, 600);
+	assert_int_equal(s[1].granted, 400);
+}
+
+static void scarce_persistent_goes_by_weight(void **state)
+{
+	struct tm_share s[] = {share(100, 900, 900, 100000), share(200, 900, 900, 100000)};
+
+	(void)state;
+	tm_policy_divide(s, 2, 900);
+	assert_int_equal(s[0].granted, 300);
+	assert_int_equal(s[1].granted, 600);
+}
+
+static void scarce_ephemeral_goes_by_weight(void **state)
+{
+	struct tm_share s[] = {share(100, 50, 0, 100000), share(100, 5000, 0, 100000),
+		share(300, 5000, 0, 100000)};
+
+	(void)state;
+	tm_policy_divide(s, 3, 850);
+	assert_int_equal(s[0].granted, 50);
+	assert_int_equal(s[1].granted, 200);
+	assert_int_equal(s[2].granted, 600);
+}
+
+static void cap_binds_persistent_too(void **state)
+{
+	struct tm_share s[] = {share(100, 900, 900, 100)};
+
+	(void)state;
+	tm_policy_divide(s, 1, 5000);
+	assert_int_equal(s[0].granted, 100);
+}
+
+static void nobody_and_nothing(void **state)
+{
+	struct tm_share s[] = {share(1, 100, 100, 100)};
+
+	(void)state;
+	tm_policy_divide(NULL, 0, 1000);
+	tm_policy_divide(s, 1, 0);
+	assert_int_equal(s[0].granted, 0);
+}
+
+static uint64_t any_number(void)
+{
+	switch (rand() % 8) {
+	case 0:
+		return 0;
+	case 1:
+		return UINT64_MAX - (uint64_t)(rand() % 3);
+	default:
+		return (uint64_t)rand() * M >> rand() % 40;
+	}
+}
+
+static void random_clients_keep_the_rules(void **state)
+{
+	(void)state;
+	srand(1);
+	for (int round = 0; round < ROUNDS; round++) {
+		struct tm_share s[CLIENTS];
+		size_t count = 1 + (size_t)rand() % CLIENTS;
+		uint64_t total = any_number(), sum = 0, ceilings = 0;
+
+		for (size_t i = 0; i < count; i++)
+			s[i] = share(1 + (uint32_t)rand() % TM_WEIGHT_MAX, any_number(),
+				any_number(), any_number());
+		tm_policy_divide(s, count, total);
+		for (size_t i = 0; i < count; i++) {
+			assert_true(s[i].granted <= s[i].ceiling);
+			assert_true(
+				s[i].granted <= total - sum); /* the sum never exceeds the total */
+			sum += s[i].granted;
+			if (__builtin_add_overflow(ceilings, s[i].ceiling, &ceilings))
+				ceilings = UINT64_MAX;
+		}
+		/* All of it is given away, but for what rounding leaves, unless nobody can have
+		 * more. */
+		if (ceilings != UINT64_MAX)
+			assert_true(TM_MIN(total, ceilings) - sum <= 3 * CLIENTS);
+	}
+}
+
+static void release_takes_from_the_largest(void **state)
+{
+	uint64_t freeable[] = {100, 900, 0}, ask[3];
+	uint32_t weight[] = {100, 100, 100};
+
+	(void)state;
+	tm_policy_release(freeable, weight, 3, 600, ask);
+	assert_int_equal(ask[0], 0);
+	assert_int_equal(ask[1], 600);
+	assert_int_equal(ask[2], 0);
+	tm_policy_release(freeable, weight, 3, 900, ask);
+	assert_int_equal(ask[0], 50);
+	assert_int_equal(ask[1], 850);
+	tm_policy_release(freeable, weight, 3, 5000, ask);
+	assert_int_equal(ask[0] + ask[1], 1000);
+}
+
+static void release_respects_weight(void **state)
+{
+	uint64_t freeable[] = {1000, 1000}, ask[2];
+	uint32_t weight[] = {300, 100};
+
+	(void)state;
+	tm_policy_release(freeable, weight, 2, 1200, ask);
+	assert_int_equal(ask[0], 400); /* keeps 600 */
+	assert_int_equal(ask[1], 800); /* keeps 200 */
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(total_is_clamped),
+		cmocka_unit_test(small_rises_are_ignored),
+		cmocka_unit_test(spare_goes_by_weight),
+		cmocka_unit_test(spare_stops_at_the_ceiling),
+		cmocka_unit_test(persistent_comes_first),
+		cmocka_unit_test(scarce_persistent_goes_by_weight),
+		cmocka_unit_test(scarce_ephemeral_goes_by_weight),
+		cmocka_unit_test(cap_binds_persistent_too),
+		cmocka_unit_test(nobody_and_nothing),
+		cmocka_unit_test(random_clients_keep_the_rules),
+		cmocka_unit_test(release_takes_from_the_largest),
+		cmocka_unit_test(release_respects_weight),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

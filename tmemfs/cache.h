@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * cache.h - between a file's bytes and the pages of tmem
+ *
+ * One ephemeral pool a mount. The operations tell the cache what stat showed and when the backing
+ * is about to change; they ask it for bytes. Nothing here fails for want of memory or of tmem: the
+ * worst case is that everything is read from the backing.
+ */
+#ifndef TMEMFS_CACHE_H
+#define TMEMFS_CACHE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+#include "core/tmem.h"
+#include "tmemfs/inode.h"
+
+#define TM_READ_MAX (1u << 20) /* longest read of one call */
+
+struct tm_cache;
+
+struct tm_cache_params {
+	struct tm_open_params open; /* opaque and on_destroyed are set by the cache */
+	unsigned int order;         /* pages of 4 KiB << order */
+	uint64_t queue_bytes;       /* most bytes that wait to be put */
+	unsigned int workers;       /* threads that put */
+};
+
+/* Starts threads: call after the last fork. 0, or the errors of tm_open, new_pool, and -ENOMEM. */
+int tm_cache_open(const struct tm_cache_params *params, struct tm_cache **ret_cache);
+
+/* Waits for the puts under way. No other call may be. NULL is fine. */
+void tm_cache_close(struct tm_cache *cache);
+
+/* --- what stat says ----------------------------------------------------------------------- */
+
+/* When a stat was made, in the two clocks that matter: take it before the stat itself. */
+struct tm_moment {
+	uint64_t epoch;  /* the inode's; 0: it was not known yet */
+	int64_t wall_ns; /* tm_wall_ns() */
+};
+struct tm_moment tm_cache_moment(struct tm_cache *cache, struct tm_inode *inode);
+
+/* Somebody looked: take note if the file changed. False if the stat may be older than a change of
+ * our own, so that nothing can be learned from it. Regular files only; others are ignored. */
+bool tm_cache_observe(struct tm_cache *cache, struct tm_inode *inode, const struct stat *st,
+	const struct tm_moment *moment);
+
+enum tm_verdict {
+	TM_VERDICT_SAME,    /* what the kernel has cached is right */
+	TM_VERDICT_UNSURE,  /* drop the pages; size and times are right */
+	TM_VERDICT_CHANGED, /* drop the pages; size and times are not what the kernel was told */
+};
+
+/* A file is being opened: from here on it must not show anything older than `st`. */
+enum tm_verdict tm_cache_verify(struct tm_cache *cache, struct tm_inode *inode,
+	const struct stat *st, const struct tm_moment *moment);
+
+/* --- changes of our own -------------------------------------------------------------------- */
+
+#define TM_WHOLE_FILE UINT64_MAX
+
+/* Before the backing changes in [off, off + len): forget the pages, keep new ones out. */
+void tm_cache_change_begin(
+	struct tm_cache *cache, struct tm_inode *inode, uint64_t off, uint64_t len);
+
+/* After: the file now ends at `size`, or (extend) at least there. Call it after a failure too, with
+ * `extend` and 0. */
+void tm_cache_change_end(struct tm_cache *cache, struct tm_inode *inode, int64_t size, bool extend);
+
+/* Forget everything known of the inode's content. */
+void tm_cache_invalidate(struct tm_cache *cache, struct tm_inode *inode);
+
+/* --- bytes --------------------------------------------------------------------------------- */
+
+/* What a read returned, in a buffer of this thread that lives until its next read. */
+struct tm_reply {
+	const char *data;
+	size_t len;
+	bool fills; /* some pages came from the backing: call tm_cache_fill() after the reply */
+};
+
+/* Read up to `size` (<= TM_READ_MAX) bytes at `off` from tmem, and what it lacks from `fd`.
+ * 0 and *ret_reply; -ENOMEM; the errno of pread. May block on the backing. */
+int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, int fd, int64_t off, size_t size,
+	struct tm_reply *ret_reply);
+
+/* Queue the pages of this thread's last read that tmem lacked. Call it once the user has the reply.
+ * `fd` is what they were read from. */
+void tm_cache_fill(struct tm_cache *cache, struct tm_inode *inode, int fd);
+
+void tm_cache_count(struct tm_cache *cache, enum tm_stat stat, int64_t delta);
+
+#endif

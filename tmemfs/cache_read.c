@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * cache_read.c - one read: from tmem, and what it lacks from the backing
+ *
+ *   request         |   off ............ end   |
+ *   buffer     | page 0 | page 1 | page 2 | page 3 |     pages of tmem, whole
+ *   missed          no      yes      yes      no         pages 1-2: one pread, put after the reply
+ *
+ * Each thread has one buffer, made at its first read and used for every reply: a malloc a reply of
+ * 128 KiB and more is an mmap and its page faults, which halves the rate of large reads.
+ *
+ * Invariants
+ *   1. Bytes beyond the file's end are zero in every page that is put.
+ *   2. If the backing's end is not where the version has it, nothing of that read is put.
+ *
+ * Locking: the stripe lock, only to copy the version out.
+ */
+#include "tmemfs/cache_state.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define PAGES_MAX    (TM_READ_MAX / TM_PAGE_SIZE + 2)
+#define BUFFER_BYTES (TM_READ_MAX + 2 * (TM_PAGE_SIZE << TM_ORDER_MAX))
+
+struct tm_buffer {
+	char *data; /* BUFFER_BYTES */
+
+	/* What the last read left to put. */
+	uint64_t first; /* index of the page at data[0] */
+	unsigned int pages;
+	uint64_t epoch;
+	bool missed[PAGES_MAX];
+};
+
+void tm_cache_buffer_free(void *buffer)
+{
+	struct tm_buffer *b = buffer;
+
+	munmap(b->data, BUFFER_BYTES);
+	free(b);
+}
+
+static struct tm_buffer *buffer_of_thread(struct tm_cache *cache)
+{
+	struct tm_buffer *b = pthread_getspecific(cache->buffer_key);
+
+	if (b)
+		return b;
+	b = calloc(1, sizeof(*b));
+	if (!b)
+		return NULL;
+	b->data = mmap(
+		NULL, BUFFER_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (b->data == MAP_FAILED) {
+		free(b);
+		return NULL;
+	}
+	pthread_setspecific(cache->buffer_key, b);
+	return b;
+}
+
+/* All there is of `len` bytes at `off`. Returns the number, less only at the end, or -errno. */
+static ssize_t backing_read(struct tm_cache *cache, int fd, char *buf, size_t len, int64_t off)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		ssize_t n = pread(fd, buf + done, len - done, off + (int64_t)done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (n == 0)
+			break;
+		done += (size_t)n;
+	}
+	tm_cache_count(cache, TM_STAT_BACKING_READS, 1);
+	tm_cache_count(cache, TM_STAT_BACKING_READ_BYTES, (int64_t)done);
+	return (ssize_t)done;
+}
+
+static int read_uncached(struct tm_cache *cache, struct tm_buffer *b, int fd, int64_t off,
+	size_t size, struct tm_reply *ret_reply)
+{
+	ssize_t n = backing_read(cache, fd, b->data, size, off);
+
+	if (n < 0)
+		return (int)n;
+	*ret_reply = (struct tm_reply){.data = b->data, .len = (size_t)n};
+	return 0;
+}
+
+/* The version as it is now. */
+static struct tm_version snapshot(struct tm_cache *cache, struct tm_inode *inode)
+{
+	pthread_rwlock_t *lock = tm_cache_stripe(cache, inode);
+	struct tm_version v;
+
+	pthread_rwlock_rdlock(lock);
+	v = inode->version;
+	pthread_rwlock_unlock(lock);
+	return v;
+}
+
+/* The same, after another look at a file that was too young to trust when it was opened. */
+static struct tm_version usable_version(struct tm_cache *cache, struct tm_inode *inode, int fd)
+{
+	struct tm_version v = snapshot(cache, inode);
+	struct tm_moment moment;
+	struct stat st;
+
+	if (v.cacheable || v.writers > 0 || tm_wall_ns() < v.trust_ns)
+		return v;
+	moment = tm_cache_moment(cache, inode);
+	if (fstat(fd, &st) < 0 || !tm_cache_observe(cache, inode, &st, &moment))
+		return v;
+	return snapshot(cache, inode);
+}
+
+/* Copy what the request wants of page `i` of the buffer out of tmem. */
+static bool page_get(struct tm_cache *cache, const struct tm_version *v, struct tm_buffer *b,
+	unsigned int i, int64_t off, int64_t end)
+{
+	struct tmem *tm = cache->tm;
+	int64_t start = (int64_t)(b->first + i) << cache->page_shift;
+	int64_t stop = start + (int64_t)cache->page_size;
+	uint32_t index = (uint32_t)(b->first + i), skip;
+	char *page = b->data + ((size_t)i << cache->page_shift);
+
+	if (start >= off && (stop <= end || end == v->size))
+		return tm->ops->get(tm, cache->pool, &v->oid, index, page) == 0;
+	start = TM_MAX(start, off);
+	stop = TM_MIN(stop, end);
+	skip = (uint32_t)(start & (int64_t)(cache->page_size - 1));
+	return tm->ops->read(tm, cache->pool, &v->oid, index, skip, (uint32_t)(stop - start),
+		       page + skip) == 0;
+}
+
+/*
+ * Read the missing pages [i, n) from the backing. Returns 0, with *ret_whole telling whether the
+ * file ends where the version says, and *ret_end where these bytes end; or -errno.
+ */
+static int pages_fetch(struct tm_cache *cache, const struct tm_version *v, struct tm_buffer *b,
+	unsigned int i, unsigned int n, int fd, int64_t *ret_end, bool *ret_whole)
+{
+	int64_t start = (int64_t)(b->first + i) << cache->page_shift;
+	size_t want = (size_t)(n - i) << cache->page_shift;
+	size_t expect = (size_t)TM_MIN((int64_t)want, v->size - start);
+	char *data = b->data + ((size_t)i << cache->page_shift);
+	ssize_t got = backing_read(cache, fd, data, want, start);
+
+	if (got < 0)
+		return (int)got;
+	*ret_end = start + got;
+	*ret_whole = (size_t)got == expect;
+	if (*ret_whole)
+		memset(data + got, 0, want - (size_t)got);
+	return 0;
+}
+
+int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, int fd, int64_t off, size_t size,
+	struct tm_reply *ret_reply)
+{
+	struct tm_buffer *b = buffer_of_thread(cache);
+	struct tm_version v;
+	int64_t end;
+	bool fills = false;
+
+	if (!b)
+		return -ENOMEM;
+	size = TM_MIN(size, (size_t)TM_READ_MAX);
+	b->pages = 0;
+	v = usable_version(cache, inode, fd);
+	if (!v.cacheable || off >= v.size || size == 0 || atomic_load(&cache->destroyed) ||
+		(uint64_t)(v.size - 1) >> cache->page_shift > UINT32_MAX)
+		return read_uncached(cache, b, fd, off, size, ret_reply);
+
+	end = TM_MIN(off + (int64_t)size, v.size);
+	b->first = (uint64_t)off >> cache->page_shift;
+	b->pages = (unsigned int)(((uint64_t)(end - 1) >> cache->page_shift) - b->first + 1);
+	b->epoch = v.epoch;
+	for (unsigned int i = 0; i < b->pages; i++)
+		b->missed[i] = !page_get(cache, &v, b, i, off, end);
+
+	for (unsigned int i = 0, n; i < b->pages; i = n) {
+		int64_t stop = 0;
+		bool whole = false;
+
+		for (n = i; n < b->pages && b->missed[n];)
+			n++;
+		if (n == i) {
+			n++;
+			continue;
+		}
+		/* An error may lie in bytes that nobody asked for: then read just the others. */
+		if (pages_fetch(cache, &v, b, i, n, fd, &stop, &whole) < 0) {
+			b->pages = 0;
+			return read_uncached(cache, b, fd, off, size, ret_reply);
+		}
+		fills = true;
+		if (!whole) { /* changed by others: as far as it goes, and nothing of it is kept */
+			b->pages = 0;
+			end = TM_MIN(off + (int64_t)size, stop);
+			fills = false;
+			break;
+		}
+	}
+	*ret_reply = (struct tm_reply){
+		.data = b->data + (off - ((int64_t)b->first << cache->page_shift)),
+		.len = end > off ? (size_t)(end - off) : 0,
+		.fills = fills,
+	};
+	return 0;
+}
+
+void tm_cache_fill(struct tm_cache *cache, struct tm_inode *inode, int fd)
+{
+	struct tm_buffer *b = buffer_of_thread(cache);
+	unsigned int run = 0; /* pages accepted just before this one */
+
+	if (!b)
+		return;
+	for (unsigned int i = 0; i <= b->pages; i++) {
+		const char *page = b->data + ((size_t)i << cache->page_shift);
+		bool accepted = i < b->pages && b->missed[i] &&
+			tm_putq_add(cache->queue, inode, b->epoch, (uint32_t)(b->first + i), page);
+
+		if (accepted) {
+			run++;
+			continue;
+		}
+		/* Once it is here it need not take memory below as well. */
+		if (run > 0 && !atomic_load(&cache->refusing))
+			posix_fadvise(fd, (off_t)((b->first + i - run) << cache->page_shift),
+				(off_t)run << cache->page_shift, POSIX_FADV_DONTNEED);
+		run = 0;
+		if (i < b->pages && b->missed[i])
+			tm_cache_count(cache, TM_STAT_PUTS_DROPPED, 1);
+	}
+	b->pages = 0;
+}

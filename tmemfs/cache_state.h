@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * cache_state.h - what cache.c and cache_read.c share, and nobody else sees
+ */
+#ifndef TMEMFS_CACHE_STATE_H
+#define TMEMFS_CACHE_STATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "tmemfs/cache.h"
+#include "tmemfs/putq.h"
+
+#define TM_STRIPES 256
+
+struct tm_cache {
+	/* Constant. */
+	struct tmem *tm;
+	int pool;
+	unsigned int page_shift;
+	size_t page_size;
+	struct tm_putq *queue;
+	pthread_key_t buffer_key; /* each thread's struct tm_buffer, see cache_read.c */
+
+	atomic_bool destroyed; /* by an operator: tmem will never know a page again */
+	atomic_bool refusing;  /* the last put was refused */
+
+	pthread_rwlock_t stripes[TM_STRIPES];
+};
+
+/* The lock of the inode's version. */
+pthread_rwlock_t *tm_cache_stripe(struct tm_cache *cache, const struct tm_inode *inode);
+
+/* Called by the queue's threads: put one page, if it is still what the file holds. */
+void tm_cache_put(void *opaque, const struct tm_put *put);
+
+/* Frees a thread's buffer when the thread ends. */
+void tm_cache_buffer_free(void *buffer);
+
+#endif

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * fs.c - the table of operations, and what several of them need
+ */
+#include "tmemfs/fs.h"
+
+#include <errno.h>
+#include <string.h>
+
+const struct fuse_lowlevel_ops tm_fs_ops = {
+	.init = tm_op_init,
+	.lookup = tm_op_lookup,
+	.forget = tm_op_forget,
+	.forget_multi = tm_op_forget_multi,
+	.getattr = tm_op_getattr,
+	.setattr = tm_op_setattr,
+	.readlink = tm_op_readlink,
+	.statfs = tm_op_statfs,
+	.mknod = tm_op_mknod,
+	.mkdir = tm_op_mkdir,
+	.symlink = tm_op_symlink,
+	.link = tm_op_link,
+	.unlink = tm_op_unlink,
+	.rmdir = tm_op_rmdir,
+	.rename = tm_op_rename,
+	.create = tm_op_create,
+	.open = tm_op_open,
+	.release = tm_op_release,
+	.flush = tm_op_flush,
+	.fsync = tm_op_fsync,
+	.read = tm_op_read,
+	.write = tm_op_write,
+	.fallocate = tm_op_fallocate,
+	.lseek = tm_op_lseek,
+	.copy_file_range = tm_op_copy_file_range,
+	.opendir = tm_op_opendir,
+	.readdir = tm_op_readdir,
+	.readdirplus = tm_op_readdirplus,
+	.releasedir = tm_op_releasedir,
+	.fsyncdir = tm_op_fsyncdir,
+	.setxattr = tm_op_setxattr,
+	.getxattr = tm_op_getxattr,
+	.listxattr = tm_op_listxattr,
+	.removexattr = tm_op_removexattr,
+};
+
+void tm_reply_rc(fuse_req_t req, int rc)
+{
+	fuse_reply_err(req, rc < 0 ? -rc : 0);
+}
+
+/* Files of another file system below the root could share a number with one of the root's. */
+void tm_fs_present(struct tm_mount *mount, struct stat *st)
+{
+	const struct tm_inode *root = tm_inodes_root(mount->inodes);
+
+	if (st->st_dev != root->dev)
+		st->st_ino ^= (st->st_dev * 0x9e3779b97f4a7c15ull) | 1ull << 63;
+}
+
+int tm_fs_stat(struct tm_mount *mount, struct tm_inode *inode, int fd, struct stat *ret_st)
+{
+	struct tm_moment moment = tm_cache_moment(mount->cache, inode);
+
+	if (fstat(fd, ret_st) < 0)
+		return -errno;
+	tm_cache_observe(mount->cache, inode, ret_st, &moment);
+	return 0;
+}
+
+/* Complete an entry whose look-up has been counted; undoes that on failure. */
+static int entry_finish(struct tm_mount *mount, struct tm_inode *inode, int64_t wall_ns,
+	struct fuse_entry_param *entry)
+{
+	struct tm_moment moment = {.epoch = 0, .wall_ns = wall_ns};
+	int rc = 0;
+
+	/* The stat was made before the inode was known, so it counts only if nothing ever happened
+	 * to it since, or if it says nothing new. */
+	if (!tm_cache_observe(mount->cache, inode, &entry->attr, &moment)) {
+		TM_AUTO_FD struct tm_fd place = TM_FD_NONE;
+
+		rc = tm_fd_get(inode, &place);
+		if (rc == 0)
+			rc = tm_fs_stat(mount, inode, place.fd, &entry->attr);
+	}
+	if (rc < 0) {
+		tm_inode_forget(inode, 1);
+		return rc;
+	}
+	tm_fs_present(mount, &entry->attr);
+	entry->ino = tm_node_id(inode);
+	entry->generation = inode->generation;
+	entry->attr_timeout = mount->attr_timeout;
+	entry->entry_timeout = mount->entry_timeout;
+	return 0;
+}
+
+int tm_fs_lookup(struct tm_mount *mount, struct tm_inode *parent, const char *name,
+	struct fuse_entry_param *ret_entry)
+{
+	int64_t wall_ns = tm_wall_ns();
+	struct tm_inode *inode;
+	int rc;
+
+	memset(ret_entry, 0, sizeof(*ret_entry));
+	rc = tm_inode_lookup(parent, name, &ret_entry->attr, &inode);
+	return rc < 0 ? rc : entry_finish(mount, inode, wall_ns, ret_entry);
+}
+
+int tm_fs_adopt(struct tm_mount *mount, struct tm_inode *parent, const char *name, int fd,
+	struct fuse_entry_param *ret_entry)
+{
+	int64_t wall_ns = tm_wall_ns();
+	char path[TM_PROC_PATH_MAX];
+	struct tm_inode *inode;
+	int place, rc;
+
+	memset(ret_entry, 0, sizeof(*ret_entry));
+	place = open(tm_proc_path(fd, path), O_PATH | O_CLOEXEC);
+	if (place < 0)
+		return -errno;
+	rc = tm_inode_adopt(parent, name, place, &ret_entry->attr, &inode);
+	return rc < 0 ? rc : entry_finish(mount, inode, wall_ns, ret_entry);
+}

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * fs.h - the file system operations: what they share, and the table of them
+ *
+ *   main.c -> fs_meta.c  look-up, attributes        -> inode.h   inodes and descriptors
+ *             fs_name.c  making and removing names     creds.h   as the caller
+ *             fs_data.c  open files                    cache.h   bytes
+ *             fs_dir.c   directories                   notify.h  what the kernel has cached
+ *             fs_xattr.c
+ *
+ * Conventions: an operation computes 0 or -errno and replies exactly once, at its end. The kernel
+ * keeps the inodes that it names in a request alive until the reply. Permissions were checked by
+ * the kernel (default_permissions). Locks (flock, fcntl) are the kernel's: they hold among the
+ * users of the mount.
+ */
+#ifndef TMEMFS_FS_H
+#define TMEMFS_FS_H
+
+#include <fuse_lowlevel.h>
+#include <stdbool.h>
+
+#include "tmemfs/cache.h"
+#include "tmemfs/inode.h"
+#include "tmemfs/notify.h"
+
+/* One mount: the session's user data. Constant while it is served. */
+struct tm_mount {
+	struct tm_inodes *inodes;
+	struct tm_cache *cache;
+	struct tm_notifier *notifier;
+	double attr_timeout;
+	double entry_timeout;
+	bool acl; /* running as root: the kernel may leave ACLs and umask to us */
+	void (*on_ready)(void *opaque);
+	void *opaque;
+};
+
+/* An open file. fi->fh, counted: a read still needs it after its reply, when the kernel may have
+ * closed it already. Constant, but for the atomics. */
+struct tm_file {
+	_Atomic unsigned int refs;
+	struct tm_inode *inode; /* referenced */
+	int fd;
+	int flags;
+	_Atomic int plain_fd; /* -1, or: without O_APPEND, for pages that mmap wrote */
+};
+
+static inline struct tm_mount *tm_mount_of(fuse_req_t req)
+{
+	return fuse_req_userdata(req);
+}
+
+static inline struct tm_inode *tm_inode_of(fuse_req_t req, fuse_ino_t ino)
+{
+	if (ino == FUSE_ROOT_ID)
+		return tm_inodes_root(tm_mount_of(req)->inodes);
+	return (struct tm_inode *)(uintptr_t)ino;
+}
+
+static inline fuse_ino_t tm_node_id(const struct tm_inode *inode)
+{
+	return inode == tm_inodes_root(inode->table) ? FUSE_ROOT_ID : (fuse_ino_t)(uintptr_t)inode;
+}
+
+static inline struct tm_file *tm_file_of(const struct fuse_file_info *fi)
+{
+	return fi ? (struct tm_file *)(uintptr_t)fi->fh : NULL;
+}
+
+void tm_file_ref(struct tm_file *file);
+void tm_file_unref(struct tm_file *file);
+
+/* fuse_reply_err for 0 or -errno. */
+void tm_reply_rc(fuse_req_t req, int rc);
+
+/* stat through any descriptor of the inode; the cache learns of it. 0 or -errno. */
+int tm_fs_stat(struct tm_mount *mount, struct tm_inode *inode, int fd, struct stat *ret_st);
+
+/* Look `name` up for the kernel: 0 and a full entry, which counts one look-up; or -errno. */
+int tm_fs_lookup(struct tm_mount *mount, struct tm_inode *parent, const char *name,
+	struct fuse_entry_param *ret_entry);
+
+/* The same for a file that was just opened with `fd`. */
+int tm_fs_adopt(struct tm_mount *mount, struct tm_inode *parent, const char *name, int fd,
+	struct fuse_entry_param *ret_entry);
+
+/* What the user sees of a file's attributes. */
+void tm_fs_present(struct tm_mount *mount, struct stat *st);
+
+/* All operations. */
+extern const struct fuse_lowlevel_ops tm_fs_ops;
+
+/* fs_meta.c */
+void tm_op_init(void *userdata, struct fuse_conn_info *conn);
+void tm_op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name);
+void tm_op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup);
+void tm_op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets);
+void tm_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void tm_op_setattr(
+	fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi);
+void tm_op_readlink(fuse_req_t req, fuse_ino_t ino);
+void tm_op_statfs(fuse_req_t req, fuse_ino_t ino);
+
+/* fs_name.c */
+void tm_op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev);
+void tm_op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode);
+void tm_op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name);
+void tm_op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name);
+void tm_op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name);
+void tm_op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name);
+void tm_op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent,
+	const char *newname, unsigned int flags);
+
+/* fs_file.c */
+void tm_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+	struct fuse_file_info *fi);
+void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void tm_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void tm_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void tm_op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
+
+/* fs_data.c */
+void tm_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
+void tm_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
+	struct fuse_file_info *fi);
+void tm_op_fallocate(
+	fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi);
+void tm_op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi);
+void tm_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
+	struct fuse_file_info *fi_in, fuse_ino_t ino_out, off_t off_out,
+	struct fuse_file_info *fi_out, size_t len, int flags);
+
+/* fs_dir.c */
+void tm_op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void tm_op_readdir(
+	fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
+void tm_op_readdirplus(
+	fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
+void tm_op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void tm_op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
+
+/* fs_xattr.c */
+void tm_op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
+	size_t size, int flags);
+void tm_op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size);
+void tm_op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size);
+void tm_op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name);
+
+#endif

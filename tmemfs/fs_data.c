@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * fs_data.c - the bytes of open files
+ *
+ * Every change goes to the backing inside tm_cache_change_begin() and _end(), which keep old pages
+ * from being seen after it returned.
+ */
+#include "tmemfs/fs.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+
+/* Longest copy inside the backing that one request makes: the caller asks again for the rest. */
+#define COPY_MAX (64u << 20)
+
+void tm_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	struct tm_mount *mount = tm_mount_of(req);
+	struct tm_file *file = tm_file_of(fi);
+	struct tm_reply reply;
+	int rc = tm_cache_read(mount->cache, file->inode, file->fd, off, size, &reply);
+
+	(void)ino;
+	if (rc < 0) {
+		tm_reply_rc(req, rc);
+		return;
+	}
+	if (!reply.fills) {
+		fuse_reply_buf(req, reply.data, reply.len);
+		return;
+	}
+	tm_file_ref(file);
+	fuse_reply_buf(req, reply.data, reply.len);
+	tm_cache_fill(mount->cache, file->inode, file->fd);
+	tm_file_unref(file);
+}
+
+/*
+ * Pages written through mmap come with whichever descriptor the kernel finds, also one that
+ * appends: they need one that does not. Returns it or -errno.
+ */
+static int plain_fd(struct tm_file *file)
+{
+	int none = -1, fd;
+
+	fd = atomic_load(&file->plain_fd);
+	if (fd >= 0)
+		return fd;
+	fd = tm_inode_reopen(file->inode, O_WRONLY);
+	if (fd < 0)
+		return fd;
+	if (!atomic_compare_exchange_strong(&file->plain_fd, &none, fd)) {
+		close(fd);
+		fd = none;
+	}
+	return fd;
+}
+
+/* Number of bytes written, fewer only after an error past the first, or -errno. */
+static ssize_t write_all(int fd, const char *buf, size_t size, off_t off)
+{
+	size_t done = 0;
+
+	while (done < size) {
+		ssize_t n = pwrite(fd, buf + done, size - done, off + (off_t)done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && done == 0)
+			return -errno;
+		if (n <= 0)
+			break;
+		done += (size_t)n;
+	}
+	return (ssize_t)done;
+}
+
+/* After an appending write: true if it landed where the kernel thinks. */
+static bool landed_at(int fd, off_t end, off_t *ret_size)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return false;
+	*ret_size = st.st_size;
+	return st.st_size == end;
+}
+
+void tm_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
+	struct fuse_file_info *fi)
+{
+	struct tm_mount *mount = tm_mount_of(req);
+	struct tm_file *file = tm_file_of(fi);
+	bool appends = file->flags & O_APPEND && !fi->writepage;
+	int fd = file->flags & O_APPEND && fi->writepage ? plain_fd(file) : file->fd;
+	off_t end = 0;
+	ssize_t n;
+
+	if (fd < 0) {
+		tm_reply_rc(req, fd);
+		return;
+	}
+	tm_cache_change_begin(mount->cache, file->inode, (uint64_t)off, size);
+	n = write_all(fd, buf, size, off);
+	if (n > 0)
+		end = off + n;
+	if (n > 0 && appends && !landed_at(fd, off + n, &end)) {
+		/* Others appended below: what the kernel has cached is not what is there. */
+		tm_cache_change_end(mount->cache, file->inode, end, true);
+		tm_cache_invalidate(mount->cache, file->inode);
+		tm_notify_pages(mount->notifier, ino);
+	} else {
+		tm_cache_change_end(mount->cache, file->inode, end, true);
+	}
+	tm_cache_count(mount->cache, TM_STAT_BACKING_WRITES, 1);
+	if (n < 0)
+		tm_reply_rc(req, (int)n);
+	else
+		fuse_reply_write(req, (size_t)n);
+}
+
+/* End a change that may have moved the file's end. */
+static void change_end_at_size(struct tm_mount *mount, struct tm_file *file)
+{
+	struct stat st;
+
+	if (fstat(file->fd, &st) == 0) {
+		tm_cache_change_end(mount->cache, file->inode, st.st_size, false);
+	} else {
+		tm_cache_change_end(mount->cache, file->inode, 0, true);
+		tm_cache_invalidate(mount->cache, file->inode);
+	}
+}
+
+void tm_op_fallocate(
+	fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
+{
+	struct tm_mount *mount = tm_mount_of(req);
+	struct tm_file *file = tm_file_of(fi);
+	int rc;
+
+	(void)ino;
+	tm_cache_change_begin(mount->cache, file->inode, (uint64_t)off, (uint64_t)len);
+	rc = fallocate(file->fd, mode, off, len) == 0 ? 0 : -errno;
+	change_end_at_size(mount, file);
+	tm_cache_count(mount->cache, TM_STAT_BACKING_WRITES, 1);
+	tm_reply_rc(req, rc);
+}
+
+void tm_op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+	off_t found = lseek(tm_file_of(fi)->fd, off, whence);
+
+	(void)ino;
+	if (found < 0)
+		tm_reply_rc(req, -errno);
+	else
+		fuse_reply_lseek(req, found);
+}
+
+void tm_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
+	struct fuse_file_info *fi_in, fuse_ino_t ino_out, off_t off_out,
+	struct fuse_file_info *fi_out, size_t len, int flags)
+{
+	struct tm_mount *mount = tm_mount_of(req);
+	struct tm_file *in = tm_file_of(fi_in), *out = tm_file_of(fi_out);
+	ssize_t n;
+
+	(void)ino_in, (void)ino_out;
+	len = TM_MIN(len, (size_t)COPY_MAX);
+	tm_cache_change_begin(mount->cache, out->inode, (uint64_t)off_out, len);
+	n = copy_file_range(in->fd, &off_in, out->fd, &off_out, len, (unsigned int)flags);
+	if (n < 0)
+		n = errno == EINVAL || errno == ENOSYS ? -EOPNOTSUPP : -errno;
+	change_end_at_size(mount, out);
+	tm_cache_count(mount->cache, TM_STAT_BACKING_WRITES, 1);
+	if (n < 0)
+		tm_reply_rc(req, (int)n); /* the kernel copies by read and write where we cannot */
+	else
+		fuse_reply_write(req, (size_t)n);
+}

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * inode.h - the inodes that the kernel knows, and descriptors for them
+ *
+ * An inode is one file of the backing: (st_dev, st_ino) and its file handle, which tells it from
+ * earlier files of that number. The kernel's node id is the address of the struct.
+ */
+#ifndef TMEMFS_INODE_H
+#define TMEMFS_INODE_H
+
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include "core/util.h"
+#include "tmemfs/version.h"
+
+struct tm_inodes;
+
+struct tm_inode {
+	/* Constant. */
+	struct tm_inodes *table;
+	dev_t dev;
+	ino_t ino;
+	mode_t type;                /* S_IFMT bits */
+	uint64_t generation;        /* never the same for two inodes at one address; root: 0 */
+	struct file_handle *handle; /* NULL: this backing has none, or none that last */
+	bool by_handle;             /* `handle` can be opened */
+
+	/* Table lock. */
+	struct tm_inode *next_hash;
+	struct tm_inode *newer, *older; /* list of open, unpinned descriptors; NULL at the ends */
+	struct tm_inode *parent;        /* referenced; NULL: root, or not known */
+	char *name;                     /* last known, in `parent` */
+	uint64_t nlookup;               /* what the kernel holds */
+	unsigned int refs;              /* one for nlookup > 0, users, children, open files */
+	unsigned int fd_pins;           /* users of `fd` */
+	int fd;                         /* O_PATH, or -1 */
+	bool keep_fd;                   /* nothing else leads to it: not evicted */
+	bool hashed;
+	bool unlinked; /* through the mount: its last name is gone */
+
+	struct tm_version version; /* cache.c's stripe lock */
+};
+
+/*
+ * Make the table for the tree below `root_fd` (O_RDONLY directory; owned by the table from now on,
+ * also on failure). `on_free` is called without locks for an inode that is about to go.
+ * 0; -ENOMEM; the errno of fstat.
+ */
+int tm_inodes_open(int root_fd, void (*on_free)(void *opaque, struct tm_inode *inode), void *opaque,
+	struct tm_inodes **ret_table);
+
+/* Free everything. No other call may be under way. */
+void tm_inodes_close(struct tm_inodes *table);
+
+struct tm_inode *tm_inodes_root(struct tm_inodes *table);
+
+/* Names below this mount id are our own mount: entering it is -ELOOP. Call before any look-up. */
+void tm_inodes_set_own_mount(struct tm_inodes *table, int mount_id);
+
+/*
+ * Find the inode of `name` in `parent` and count one look-up by the kernel.
+ * 0, *ret_inode and *ret_st; -ENOMEM; -ELOOP; the errno of openat, fstat. May block on the backing.
+ */
+int tm_inode_lookup(struct tm_inode *parent, const char *name, struct stat *ret_st,
+	struct tm_inode **ret_inode);
+
+/* The same for an O_PATH descriptor, which is the table's from now on, also on failure. */
+int tm_inode_adopt(struct tm_inode *parent, const char *name, int fd, struct stat *ret_st,
+	struct tm_inode **ret_inode);
+
+/* The kernel forgot `nlookup` of its look-ups. */
+void tm_inode_forget(struct tm_inode *inode, uint64_t nlookup);
+
+struct tm_inode *tm_inode_ref(struct tm_inode *inode);
+void tm_inode_unref(struct tm_inode *inode);
+
+/* The inode of `name` in `parent` if the kernel knows it: referenced, else NULL. With `keep`, it
+ * stays reachable after that name is gone. */
+struct tm_inode *tm_inode_find(struct tm_inode *parent, const char *name, bool keep);
+
+/* A name is gone but the file has others: no need to keep its descriptor. */
+void tm_inode_unkeep(struct tm_inode *inode);
+
+/* The name moved: remember the new place. */
+void tm_inode_moved(struct tm_inode *inode, struct tm_inode *parent, const char *name);
+
+/* The last name of the inode was removed through the mount. */
+void tm_inode_set_unlinked(struct tm_inode *inode);
+bool tm_inode_unlinked(struct tm_inode *inode);
+
+/* What tells it from other inodes of its number; *ret_len may be 0. */
+const void *tm_inode_identity(const struct tm_inode *inode, size_t *ret_len);
+
+/*
+ * A borrowed O_PATH descriptor: good until tm_fd_put(), which TM_AUTO_FD calls at the end of
+ * the scope. 0; -ESTALE the file is gone; -EMFILE, -ENFILE; other errno of openat. May block.
+ */
+struct tm_fd {
+	struct tm_inode *inode;
+	int fd;
+};
+#define TM_FD_NONE ((struct tm_fd){NULL, -1})
+#define TM_AUTO_FD TM_CLEANUP(tm_fd_put)
+
+int tm_fd_get(struct tm_inode *inode, struct tm_fd *ret_fd);
+void tm_fd_put(struct tm_fd *fd);
+
+/* Close idle descriptors, after an -EMFILE. True if there were any. */
+bool tm_inodes_shrink(struct tm_inodes *table);
+
+/* The path that re-opens a descriptor, since O_PATH ones only name a file. */
+#define TM_PROC_PATH_MAX 32
+const char *tm_proc_path(int fd, char buf[static TM_PROC_PATH_MAX]);
+
+/* Open the file itself: `flags` without O_CREAT. Returns a descriptor or -errno. May block. */
+int tm_inode_reopen(struct tm_inode *inode, int flags);
+
+#endif

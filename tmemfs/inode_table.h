@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * inode_table.h - what inode.c and inode_fd.c share, and nobody else sees
+ */
+#ifndef TMEMFS_INODE_TABLE_H
+#define TMEMFS_INODE_TABLE_H
+
+#include <pthread.h>
+
+#include "tmemfs/inode.h"
+
+#define TM_VOLUMES_MAX 64
+
+struct tm_inodes {
+	pthread_mutex_t lock;
+
+	/* Table lock. */
+	struct tm_inode **buckets;
+	size_t bucket_count; /* a power of two */
+	size_t count;
+	uint64_t next_generation;
+	struct tm_inode *newest, *oldest; /* descriptors that nobody uses now, by last use */
+	unsigned int fd_count;            /* open, unpinned or not, without `keep_fd` */
+	unsigned int kept_count;          /* with `keep_fd` */
+
+	/* File systems met below the root, and whether their handles outlive an inode. */
+	struct {
+		dev_t dev;
+		bool lasting;
+	} volumes[TM_VOLUMES_MAX];
+	unsigned int volume_count;
+	bool handles_refused; /* open_by_handle_at said EPERM: never again */
+
+	/* Constant once mounted. */
+	struct tm_inode *root;
+	int root_fd;
+	int root_mount_id;
+	int own_mount_id;
+	unsigned int fd_max;
+	void (*on_free)(void *opaque, struct tm_inode *inode);
+	void *opaque;
+};
+
+/* Who a descriptor's file is. `handle` is the caller's to free. */
+struct tm_identity {
+	struct stat st;
+	struct file_handle *handle;
+	int mount_id;
+	bool by_handle;
+};
+void tm_identity_cleanup(struct tm_identity *id);
+#define TM_AUTO_IDENTITY TM_CLEANUP(tm_identity_cleanup)
+
+/* 0 and *ret_id; -ELOOP our own mount; -ENOMEM; the errno of fstat. Without locks. */
+int tm_identify(struct tm_inodes *table, int fd, struct tm_identity *ret_id);
+bool tm_identity_is(const struct tm_identity *id, const struct tm_inode *inode);
+
+/* Give the inode an open descriptor. True if it was taken; else the caller closes it. */
+bool tm_inode_offer_fd_locked(struct tm_inode *inode, int fd);
+
+/* Take the inode's descriptor away. -1 if it has none; the caller closes it. */
+int tm_inode_take_fd_locked(struct tm_inode *inode);
+
+/* Close the longest unused descriptors until `max` are left, at most a few at a time. Takes and
+ * leaves the lock itself. True if any was closed. */
+bool tm_inodes_trim(struct tm_inodes *table, unsigned int max);
+
+/* Drop a reference; at zero the inode is taken out and returned for tm_inode_free(). */
+struct tm_inode *tm_inode_unref_locked(struct tm_inode *inode);
+void tm_inode_free(struct tm_inode *inode);
+
+#endif

@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * main.c - tmemfs: mount, go to the background, serve, leave
+ *
+ * Order matters: BACKING is opened before anything is mounted, since MOUNTPOINT may hide it;
+ * threads are started after the fork; and the parent waits until the kernel has had its first
+ * answer, so that whoever started us finds a mount that works.
+ */
+#include <errno.h>
+#include <fuse_lowlevel.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#include "tmemfs/creds.h"
+#include "tmemfs/fs.h"
+#include "tmemfs/options.h"
+
+#define WORKERS_MAX 4
+
+/* What one run holds on to. Released in reverse order by serve(). */
+struct run {
+	struct tm_fs_options options;
+	char *backing;    /* absolute */
+	char *mountpoint; /* absolute */
+	int root_fd;      /* BACKING; the table's later */
+	int ready_fd;     /* -1, or where the parent waits */
+	struct tm_mount mount;
+};
+
+static char libfuse_said[256]; /* its last message, for our own line */
+
+static void complain(const char *what, const char *subject, const char *why)
+{
+	fprintf(stderr, "tmemfs: %s%s%s: %s\n", what, *what ? " " : "", subject, why);
+}
+
+static void keep_message(enum fuse_log_level level, const char *format, va_list ap)
+{
+	char *end;
+
+	if (level > FUSE_LOG_WARNING)
+		return;
+	vsnprintf(libfuse_said, sizeof(libfuse_said), format, ap);
+	end = strchr(libfuse_said, '\n');
+	if (end)
+		*end = '\0';
+}
+
+static const char *libfuse_reason(void)
+{
+	const char *colon = strstr(libfuse_said, ": ");
+
+	return !*libfuse_said ? "libfuse does not say why" : colon ? colon + 2 : libfuse_said;
+}
+
+/* --- before the fork ---------------------------------------------------------------------- */
+
+static int resolve(struct run *run)
+{
+	struct stat st;
+
+	run->root_fd = open(run->options.backing, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	run->backing = realpath(run->options.backing, NULL);
+	if (run->root_fd < 0 || !run->backing) {
+		complain("", run->options.backing, strerror(errno));
+		return -errno;
+	}
+	run->mountpoint = realpath(run->options.mountpoint, NULL);
+	if (!run->mountpoint || stat(run->mountpoint, &st) < 0) {
+		complain("", run->options.mountpoint, strerror(errno));
+		return -errno;
+	}
+	if (!S_ISDIR(st.st_mode)) {
+		complain("", run->options.mountpoint, strerror(ENOTDIR));
+		return -ENOTDIR;
+	}
+	return 0;
+}
+
+/* In the child: 0. In the parent: never returns, exits with how the child fared. */
+static int go_background(struct run *run)
+{
+	int ends[2], null;
+	char ready;
+	pid_t pid;
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return -errno;
+	pid = fork();
+	if (pid < 0)
+		return -errno;
+	if (pid > 0) {
+		close(ends[1]);
+		_exit(read(ends[0], &ready, 1) == 1 ? 0 : 1);
+	}
+	close(ends[0]);
+	run->ready_fd = ends[1];
+	setsid();
+	if (chdir("/") < 0)
+		return -errno;
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null >= 0) {
+		dup2(null, STDIN_FILENO);
+		close(null);
+	}
+	return 0;
+}
+
+/* The kernel has its first answer: let the parent go, and what it wrote to. */
+static void on_ready(void *opaque)
+{
+	struct run *run = opaque;
+	int null;
+
+	if (run->ready_fd < 0)
+		return;
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null >= 0) {
+		dup2(null, STDOUT_FILENO);
+		dup2(null, STDERR_FILENO);
+		close(null);
+	}
+	if (write(run->ready_fd, "", 1) < 0) {
+		/* The parent was killed meanwhile; the mount works all the same. */
+	}
+	close(run->ready_fd);
+	run->ready_fd = -1;
+}
+
+/* --- the parts of a mount ------------------------------------------------------------------ */
+
+/* The tail of the mount point, which says more than its head; only bytes that print. */
+static void client_name(const struct run *run, char ret_name[static TM_NAME_MAX + 1])
+{
+	const char *from = run->options.name ? run->options.name : run->mountpoint;
+	size_t len = strlen(from);
+
+	if (len > TM_NAME_MAX && !run->options.name)
+		from += len - TM_NAME_MAX;
+	snprintf(ret_name, TM_NAME_MAX + 1, "%s", from);
+	for (char *p = ret_name; *p; p++)
+		if (*p <= ' ' || *p > '~')
+			*p = '_';
+}
+
+static int open_cache(struct run *run)
+{
+	char name[TM_NAME_MAX + 1];
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	long workers = TM_MAX(1l, TM_MIN(cpus, (long)WORKERS_MAX));
+	struct tm_cache_params params = {
+		.open =
+			{
+				.name = name,
+				.type = "tmemfs",
+				.socket = run->options.socket,
+				.limit = run->options.limit,
+				.start_host = true,
+			},
+		.order = run->options.order,
+		.queue_bytes = run->options.queue,
+		.workers = (unsigned int)workers,
+	};
+	sigset_t all, old;
+	int rc;
+
+	client_name(run, name);
+	/* Signals are for the main thread: the core's threads inherit this. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	rc = tm_cache_open(&params, &run->mount.cache);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (rc < 0)
+		complain("cannot open tmem for", run->mountpoint, strerror(-rc));
+	return rc;
+}
+
+/* An inode goes: what a change of our own left in its object, nobody will ever find. */
+static void on_inode_free(void *opaque, struct tm_inode *inode)
+{
+	struct run *run = opaque;
+
+	if (inode->version.written)
+		tm_cache_invalidate(run->mount.cache, inode);
+}
+
+static int open_inodes(struct run *run)
+{
+	int rc = tm_inodes_open(run->root_fd, on_inode_free, run, &run->mount.inodes);
+
+	if (rc < 0)
+		complain("", run->backing, strerror(-rc));
+	return rc;
+}
+
+/* Append to a malloc'ed option string, escaping what libfuse would split at. */
+static char *with_source(const char *options, const char *source)
+{
+	char *text = malloc(strlen(options) + 2 * strlen(source) + sizeof(",fsname="));
+	char *p;
+
+	if (!text)
+		return NULL;
+	p = text + sprintf(text, "%s,fsname=", options);
+	for (; *source; source++) {
+		if (*source == ',' || *source == '\\')
+			*p++ = '\\';
+		*p++ = *source;
+	}
+	*p = '\0';
+	return text;
+}
+
+static struct fuse_session *make_session(struct run *run)
+{
+	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+	struct fuse_session *session = NULL;
+	char *base = NULL, *all = NULL;
+
+	if (asprintf(&base, "default_permissions%s%s%s%s",
+		    run->options.subtype ? ",subtype=tmemfs" : "",
+		    run->options.debug ? ",debug" : "", *run->options.mount_options ? "," : "",
+		    run->options.mount_options) < 0)
+		base = NULL;
+	all = base ? with_source(base, run->backing) : NULL;
+	if (all && fuse_opt_add_arg(&args, "tmemfs") == 0 && fuse_opt_add_arg(&args, "-o") == 0 &&
+		fuse_opt_add_arg(&args, all) == 0)
+		session = fuse_session_new(&args, &tm_fs_ops, sizeof(tm_fs_ops), &run->mount);
+	fuse_opt_free_args(&args);
+	free(base);
+	free(all);
+	return session;
+}
+
+/* Names that lead to where we are mounted must not lead back to us. */
+static void know_own_mount(struct run *run)
+{
+	struct statx sx;
+
+	if (statx(AT_FDCWD, run->mountpoint, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_MNT_ID,
+		    &sx) == 0 &&
+		sx.stx_mask & STATX_MNT_ID)
+		tm_inodes_set_own_mount(run->mount.inodes, (int)sx.stx_mnt_id);
+}
+
+static int loop(struct run *run, struct fuse_session *session)
+{
+	struct fuse_loop_config *config = fuse_loop_cfg_create();
+	int rc;
+
+	if (!config)
+		return -ENOMEM;
+	fuse_loop_cfg_set_max_threads(config, run->options.threads);
+	fuse_loop_cfg_set_idle_threads(config, run->options.threads);
+	fuse_loop_cfg_set_clone_fd(config, 0);
+	rc = fuse_session_loop_mt(session, config);
+	fuse_loop_cfg_destroy(config);
+	return rc < 0 ? rc : 0; /* > 0: the signal that ended it, as it should */
+}
+
+/* Everything between the fork and the end. 0 or -errno; complaints are printed. */
+static int serve(struct run *run)
+{
+	struct fuse_session *session;
+	int rc = open_cache(run);
+
+	if (rc < 0) {
+		close(run->root_fd);
+		return rc;
+	}
+	rc = open_inodes(run);
+	if (rc < 0)
+		goto fail_inodes;
+	rc = -EIO;
+	session = make_session(run);
+	if (!session) {
+		complain("cannot mount", run->mountpoint, libfuse_reason());
+		goto fail_session;
+	}
+	if (fuse_set_signal_handlers(session) < 0)
+		goto fail_signals;
+	if (fuse_session_mount(session, run->mountpoint) < 0) {
+		complain("cannot mount", run->mountpoint, libfuse_reason());
+		goto fail_mount;
+	}
+	know_own_mount(run);
+	rc = tm_notifier_start(session, &run->mount.notifier);
+	if (rc == 0)
+		rc = loop(run, session);
+	if (rc < 0)
+		complain("", run->mountpoint, strerror(-rc));
+
+	fuse_session_unmount(session);
+	tm_notifier_stop(run->mount.notifier);
+fail_mount:
+	fuse_remove_signal_handlers(session);
+fail_signals:
+	fuse_session_destroy(session);
+fail_session:
+	tm_inodes_close(run->mount.inodes);
+fail_inodes:
+	tm_cache_close(run->mount.cache);
+	return rc;
+}
+
+static void raise_file_limit(void)
+{
+	struct rlimit files;
+
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+		files.rlim_cur = files.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	static struct run run = {.root_fd = -1, .ready_fd = -1};
+	enum tm_parsed parsed = tm_fs_options_parse(argc, argv, &run.options);
+	int rc;
+
+	if (parsed != TM_PARSED_RUN)
+		return parsed == TM_PARSED_DONE ? 0 : 2;
+	if (resolve(&run) < 0)
+		return 1;
+	if (run.options.fake)
+		return 0;
+	raise_file_limit();
+	umask(0); /* the callers' are applied */
+	tm_creds_init();
+	if (!run.options.debug)
+		fuse_set_log_func(keep_message);
+	run.mount.attr_timeout = run.options.attr_timeout;
+	run.mount.entry_timeout = run.options.entry_timeout;
+	run.mount.acl = geteuid() == 0;
+	run.mount.on_ready = on_ready;
+	run.mount.opaque = &run;
+	if (!run.options.foreground) {
+		rc = go_background(&run);
+		if (rc < 0) {
+			complain("", "cannot go to the background", strerror(-rc));
+			return 1;
+		}
+	}
+	rc = serve(&run);
+	free(run.backing);
+	free(run.mountpoint);
+	free(run.options.mount_options);
+	return rc < 0 ? 1 : 0;
+}

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * notify.c - one thread, one list of jobs, first in first out
+ *
+ * Locking: one mutex for the list; never held while the kernel is called.
+ */
+#include "tmemfs/notify.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdlib.h>
+
+struct job {
+	struct job *next;
+	fuse_ino_t ino;
+	off_t from; /* < 0: attributes only */
+
+	/* NULL: nothing to answer */
+	fuse_req_t req;
+	struct fuse_file_info fi;
+	void (*opened)(void *arg, int rc);
+	void *opened_arg;
+};
+
+struct tm_notifier {
+	struct fuse_session *session; /* constant */
+	pthread_t thread;             /* constant */
+
+	pthread_mutex_t lock;
+	pthread_cond_t filled;
+
+	/* lock */
+	struct job *first, **last;
+	bool stopping;
+};
+
+static void job_run(struct tm_notifier *notifier, struct job *job)
+{
+	/* -ENOENT: the kernel has forgotten it, which is as good. */
+	fuse_lowlevel_notify_inval_inode(notifier->session, job->ino, job->from, 0);
+	if (job->req)
+		job->opened(job->opened_arg, fuse_reply_open(job->req, &job->fi));
+	free(job);
+}
+
+static void *notifier_main(void *arg)
+{
+	struct tm_notifier *notifier = arg;
+
+	pthread_mutex_lock(&notifier->lock);
+	for (;;) {
+		struct job *job = notifier->first;
+
+		if (!job && notifier->stopping)
+			break;
+		if (!job) {
+			pthread_cond_wait(&notifier->filled, &notifier->lock);
+			continue;
+		}
+		notifier->first = job->next;
+		if (!notifier->first)
+			notifier->last = &notifier->first;
+		pthread_mutex_unlock(&notifier->lock);
+		job_run(notifier, job);
+		pthread_mutex_lock(&notifier->lock);
+	}
+	pthread_mutex_unlock(&notifier->lock);
+	return NULL;
+}
+
+static void job_add(struct tm_notifier *notifier, struct job *job)
+{
+	pthread_mutex_lock(&notifier->lock);
+	*notifier->last = job;
+	notifier->last = &job->next;
+	pthread_cond_signal(&notifier->filled);
+	pthread_mutex_unlock(&notifier->lock);
+}
+
+void tm_notify_open(struct tm_notifier *notifier, fuse_req_t req, fuse_ino_t ino,
+	const struct fuse_file_info *fi, void (*opened)(void *arg, int rc), void *opened_arg)
+{
+	struct job *job = calloc(1, sizeof(*job));
+
+	if (!job) {
+		opened(opened_arg, fuse_reply_open(req, fi));
+		return;
+	}
+	job->ino = ino;
+	job->from = -1;
+	job->req = req;
+	job->fi = *fi;
+	job->opened = opened;
+	job->opened_arg = opened_arg;
+	job_add(notifier, job);
+}
+
+void tm_notify_pages(struct tm_notifier *notifier, fuse_ino_t ino)
+{
+	struct job *job = calloc(1, sizeof(*job));
+
+	if (!job)
+		return; /* the next open drops them */
+	job->ino = ino;
+	job_add(notifier, job);
+}
+
+int tm_notifier_start(struct fuse_session *session, struct tm_notifier **ret_notifier)
+{
+	struct tm_notifier *notifier = calloc(1, sizeof(*notifier));
+	sigset_t all, old;
+	int rc;
+
+	if (!notifier)
+		return -ENOMEM;
+	notifier->session = session;
+	notifier->last = &notifier->first;
+	pthread_mutex_init(&notifier->lock, NULL);
+	pthread_cond_init(&notifier->filled, NULL);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	rc = -pthread_create(&notifier->thread, NULL, notifier_main, notifier);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (rc < 0)
+		free(notifier);
+	else
+		*ret_notifier = notifier;
+	return rc;
+}
+
+void tm_notifier_stop(struct tm_notifier *notifier)
+{
+	if (!notifier)
+		return;
+	pthread_mutex_lock(&notifier->lock);
+	notifier->stopping = true;
+	pthread_cond_signal(&notifier->filled);
+	pthread_mutex_unlock(&notifier->lock);
+	pthread_join(notifier->thread, NULL);
+	pthread_cond_destroy(&notifier->filled);
+	pthread_mutex_destroy(&notifier->lock);
+	free(notifier);
+}

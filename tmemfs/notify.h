@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * notify.h - telling the kernel that what it cached is old
+ *
+ * A notification sent by a thread that serves requests, or with a lock held, can wait for a page
+ * whose read waits for that very thread: the mount hangs. So one thread of its own, without any
+ * lock, does it.
+ */
+#ifndef TMEMFS_NOTIFY_H
+#define TMEMFS_NOTIFY_H
+
+#include <fuse_lowlevel.h>
+
+struct tm_notifier;
+
+/* Starts a thread: after the last fork. 0; -ENOMEM; the errno of pthread_create. */
+int tm_notifier_start(struct fuse_session *session, struct tm_notifier **ret_notifier);
+
+/* Does what is queued, then ends. NULL is fine. */
+void tm_notifier_stop(struct tm_notifier *notifier);
+
+/*
+ * Make the kernel ask for the attributes of `ino` again, then answer its open with `fi`. `opened`
+ * gets the outcome of the answer (0 or -errno) and `opened_arg`, without locks. Without memory:
+ * answers at once.
+ */
+void tm_notify_open(struct tm_notifier *notifier, fuse_req_t req, fuse_ino_t ino,
+	const struct fuse_file_info *fi, void (*opened)(void *arg, int rc), void *opened_arg);
+
+/* Make the kernel drop the pages and attributes of `ino`, soon. */
+void tm_notify_pages(struct tm_notifier *notifier, fuse_ino_t ino);
+
+#endif

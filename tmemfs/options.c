@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * options.c - the command line
+ *
+ * Every `-o` option is one row of a table: what it is called, what its value is, where it goes, and
+ * its line of --help. Names that mount(8) passes for itself are rows too, and go nowhere.
+ */
+#include "tmemfs/options.h"
+
+#include <errno.h>
+#include <fuse_lowlevel.h>
+#include <getopt.h>
+#include <libgen.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/tmem.h"
+#include "core/util.h"
+
+#define QUEUE_BYTES (16ull << 20)
+#define QUEUE_MAX   (4ull << 30)
+#define ORDER       2
+#define THREADS     16
+#define THREADS_MAX 1024
+#define TIMEOUT     1.0
+
+enum kind {
+	KIND_IGNORED,
+	KIND_PASSED,      /* to libfuse, as it is */
+	KIND_PASSED_ROOT, /* the same, but only root may ask for it */
+	KIND_OFF,         /* bool, becomes false */
+	KIND_SIZE,        /* uint64_t */
+	KIND_NUMBER,      /* unsigned int, at most `max` */
+	KIND_SECONDS,     /* double */
+	KIND_TEXT,        /* const char * */
+};
+
+struct row {
+	const char *name; /* without "=VALUE"; "x-" matches any name that begins so */
+	enum kind kind;
+	size_t offset; /* in struct tm_fs_options */
+	uint64_t min, max;
+	const char *value, *help; /* NULL: not listed */
+};
+
+#define FIELD(f) offsetof(struct tm_fs_options, f)
+
+static const struct row rows[] = {
+	{"limit", KIND_SIZE, FIELD(limit), TM_LIMIT_MIN, INT64_MAX, "SIZE",
+		"most memory to use, all counted (default: a quarter of RAM)"},
+	{"order", KIND_NUMBER, FIELD(order), 0, TM_ORDER_MAX, "0..4",
+		"cache in pages of 4 KiB << N (default 2: 16 KiB)"},
+	{"queue", KIND_SIZE, FIELD(queue), TM_PAGE_SIZE, QUEUE_MAX, "SIZE",
+		"most data that waits to be cached (default 16M)"},
+	{"attr_timeout", KIND_SECONDS, FIELD(attr_timeout), 0, 0, "SECS",
+		"how long the kernel trusts attributes (default 1)"},
+	{"entry_timeout", KIND_SECONDS, FIELD(entry_timeout), 0, 0, "SECS",
+		"how long the kernel trusts names (default 1)"},
+	{"threads", KIND_NUMBER, FIELD(threads), 1, THREADS_MAX, "N",
+		"most requests served at once (default 16)"},
+	{"name", KIND_TEXT, FIELD(name), 0, 0, "NAME",
+		"what tmemctl and tmemstat call this mount (default: the mount point)"},
+	{"socket", KIND_TEXT, FIELD(socket), 0, 0, "PATH",
+		"control socket of the host, or \"none\" (the same as -S)"},
+	{"ro", KIND_PASSED, 0, 0, 0, "", "mount read-only"},
+	{"allow_other", KIND_PASSED, 0, 0, 0, "", "let other users in, too"},
+	{"auto_unmount", KIND_PASSED, 0, 0, 0, "", "unmount when the program dies"},
+	{"no_subtype", KIND_OFF, FIELD(subtype), 0, 0, "", "mount as type fuse, not fuse.tmemfs"},
+	{"rw", KIND_PASSED, 0, 0, 0, NULL, NULL},
+	{"noatime", KIND_PASSED, 0, 0, 0, NULL, NULL},
+	{"atime", KIND_PASSED, 0, 0, 0, NULL, NULL},
+	{"sync", KIND_PASSED, 0, 0, 0, NULL, NULL},
+	{"async", KIND_PASSED, 0, 0, 0, NULL, NULL},
+	{"nosuid", KIND_PASSED, 0, 0, 0, NULL, NULL},
+	{"nodev", KIND_PASSED, 0, 0, 0, NULL, NULL},
+	{"noexec", KIND_PASSED, 0, 0, 0, NULL, NULL},
+	{"suid", KIND_PASSED_ROOT, 0, 0, 0, NULL, NULL},
+	{"dev", KIND_PASSED_ROOT, 0, 0, 0, NULL, NULL},
+	{"exec", KIND_PASSED, 0, 0, 0, NULL, NULL},
+	{"default_permissions", KIND_IGNORED, 0, 0, 0, NULL, NULL},
+	{"defaults", KIND_IGNORED, 0, 0, 0, NULL, NULL},
+	{"relatime", KIND_IGNORED, 0, 0, 0, NULL, NULL},
+	{"strictatime", KIND_IGNORED, 0, 0, 0, NULL, NULL},
+	{"auto", KIND_IGNORED, 0, 0, 0, NULL, NULL},
+	{"noauto", KIND_IGNORED, 0, 0, 0, NULL, NULL},
+	{"nofail", KIND_IGNORED, 0, 0, 0, NULL, NULL},
+	{"user", KIND_IGNORED, 0, 0, 0, NULL, NULL},
+	{"nouser", KIND_IGNORED, 0, 0, 0, NULL, NULL},
+	{"users", KIND_IGNORED, 0, 0, 0, NULL, NULL},
+	{"group", KIND_IGNORED, 0, 0, 0, NULL, NULL},
+	{"owner", KIND_IGNORED, 0, 0, 0, NULL, NULL},
+	{"_netdev", KIND_IGNORED, 0, 0, 0, NULL, NULL},
+	{"comment", KIND_IGNORED, 0, 0, 0, NULL, NULL},
+	{"x-", KIND_IGNORED, 0, 0, 0, NULL, NULL},
+	{"X-", KIND_IGNORED, 0, 0, 0, NULL, NULL},
+};
+
+static void help(void)
+{
+	printf("Usage: tmemfs [options] BACKING MOUNTPOINT\n"
+	       "Show the directory BACKING at MOUNTPOINT, which may be BACKING itself, and keep "
+	       "what is\n"
+	       "read from it in compressed memory.\n"
+	       "\n"
+	       "  -f               stay in the foreground\n"
+	       "  -d               print every request (implies -f)\n"
+	       "  -S SOCKET        control socket of the host, or \"none\"\n"
+	       "  -o OPTION,...    as below\n"
+	       "  -h, --help       this text\n"
+	       "  -V, --version    versions\n"
+	       "\n");
+	for (size_t i = 0; i < TM_ARRAY_SIZE(rows); i++) {
+		char name[32];
+
+		if (!rows[i].help)
+			continue;
+		snprintf(name, sizeof(name), "%s%s%s", rows[i].name, *rows[i].value ? "=" : "",
+			rows[i].value);
+		printf("  -o %-20s %s\n", name, rows[i].help);
+	}
+	printf("\nOptions that mount(8) passes for itself (nofail, user, x-..., and so on) are "
+	       "ignored.\n");
+}
+
+static enum tm_parsed usage(const char *what, const char *subject)
+{
+	fprintf(stderr, "tmemfs: %s%s%s%s (try --help)\n", what, subject ? " '" : "",
+		subject ? subject : "", subject ? "'" : "");
+	return TM_PARSED_USAGE;
+}
+
+static const struct row *find_row(const char *name)
+{
+	for (size_t i = 0; i < TM_ARRAY_SIZE(rows); i++) {
+		size_t len = strlen(rows[i].name);
+
+		if (rows[i].name[len - 1] == '-' ? strncmp(name, rows[i].name, len) == 0
+						 : strcmp(name, rows[i].name) == 0)
+			return &rows[i];
+	}
+	return NULL;
+}
+
+/* Append `word` to the options for libfuse, whose separators are escaped. -ENOMEM. */
+static int pass_on(struct tm_fs_options *options, const char *word)
+{
+	char *joined;
+
+	if (asprintf(&joined, "%s%s%s", options->mount_options, *options->mount_options ? "," : "",
+		    word) < 0)
+		return -ENOMEM;
+	free(options->mount_options);
+	options->mount_options = joined;
+	return 0;
+}
+
+/* 0, or -EINVAL, or -ENOMEM. */
+static int set_value(struct tm_fs_options *options, const struct row *row, const char *value)
+{
+	void *field = (char *)options + row->offset;
+	unsigned long long number;
+	double seconds;
+	char *end;
+
+	if (!*value)
+		return -EINVAL;
+	switch (row->kind) {
+	case KIND_SIZE:
+		if (tm_size_parse(value, field) < 0 || *(uint64_t *)field < row->min ||
+			*(uint64_t *)field > row->max)
+			return -EINVAL;
+		return 0;
+	case KIND_NUMBER:
+		errno = 0;
+		number = strtoull(value, &end, 10);
+		if (errno || *end || *value == '-' || number < row->min || number > row->max)
+			return -EINVAL;
+		*(unsigned int *)field = (unsigned int)number;
+		return 0;
+	case KIND_SECONDS:
+		seconds = strtod(value, &end);
+		if (*end || !isfinite(seconds) || seconds < 0 || seconds > 1e9)
+			return -EINVAL;
+		*(double *)field = seconds;
+		return 0;
+	default:
+		*(char **)field = strdup(value);
+		return *(char **)field ? 0 : -ENOMEM;
+	}
+}
+
+/* One `-o` option. `word` is ours to cut. */
+static enum tm_parsed parse_option(struct tm_fs_options *options, char *word)
+{
+	char *value = strchr(word, '=');
+	TM_AUTO_FREE char *whole = strdup(word);
+	const struct row *row;
+	int rc = 0;
+
+	if (value)
+		*value++ = '\0';
+	row = find_row(word);
+	if (!row)
+		return usage("unknown option", whole);
+	switch (row->kind) {
+	case KIND_IGNORED:
+		break;
+	case KIND_PASSED:
+	case KIND_PASSED_ROOT:
+	case KIND_OFF:
+		if (value)
+			return usage("option takes no value:", whole);
+		if (row->kind == KIND_OFF)
+			*(bool *)((char *)options + row->offset) = false;
+		else if (row->kind == KIND_PASSED || geteuid() == 0)
+			rc = pass_on(options, word);
+		break;
+	default:
+		if (!value)
+			return usage("option needs a value:", whole);
+		rc = set_value(options, row, value);
+	}
+	if (rc == -EINVAL)
+		return usage("bad value in option", whole);
+	return rc < 0 ? usage(strerror(-rc), NULL) : TM_PARSED_RUN;
+}
+
+static enum tm_parsed parse_list(struct tm_fs_options *options, const char *list)
+{
+	TM_AUTO_FREE char *copy = strdup(list);
+	enum tm_parsed parsed = TM_PARSED_RUN;
+	char *rest = copy, *word;
+
+	while (parsed == TM_PARSED_RUN && (word = strsep(&rest, ",")))
+		if (*word)
+			parsed = parse_option(options, word);
+	return parsed;
+}
+
+/* One flag of the command line. */
+static enum tm_parsed parse_flag(struct tm_fs_options *options, int flag, bool by_mount)
+{
+	switch (flag) {
+	case 'o':
+		return parse_list(options, optarg);
+	case 'S':
+		options->socket = optarg;
+		return TM_PARSED_RUN;
+	case 'f':
+		*(by_mount ? &options->fake : &options->foreground) = true;
+		return TM_PARSED_RUN;
+	case 'd':
+		options->debug = options->foreground = true;
+		return TM_PARSED_RUN;
+	case 'r':
+		return parse_list(options, "ro");
+	case 'w':
+		return parse_list(options, "rw");
+	case 's': /* mount(8): tolerate unknown options; -n no mtab, -v verbose, -t type, -N
+		     namespace */
+	case 'n':
+	case 'v':
+	case 't':
+	case 'N':
+		return TM_PARSED_RUN;
+	case 'h':
+		help();
+		return TM_PARSED_DONE;
+	case 'V':
+		printf("tmemfs %s, libfuse %s\n", TM_VERSION, fuse_pkgversion());
+		return TM_PARSED_DONE;
+	case ':':
+		return usage("option needs a value:", (char[]){'-', (char)optopt, '\0'});
+	default:
+		return optopt ? usage("unknown option", (char[]){'-', (char)optopt, '\0'})
+			      : TM_PARSED_USAGE;
+	}
+}
+
+enum tm_parsed tm_fs_options_parse(int argc, char **argv, struct tm_fs_options *ret_options)
+{
+	static const struct option longs[] = {
+		{"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, 'V'},
+		{NULL, 0, NULL, 0},
+	};
+	bool by_mount = strncmp(basename(argv[0]), "mount.", 6) == 0;
+	struct tm_fs_options options = {
+		.queue = QUEUE_BYTES,
+		.order = ORDER,
+		.threads = THREADS,
+		.attr_timeout = TIMEOUT,
+		.entry_timeout = TIMEOUT,
+		.subtype = true,
+		.mount_options = strdup(""),
+	};
+	enum tm_parsed parsed =
+		options.mount_options ? TM_PARSED_RUN : usage(strerror(ENOMEM), NULL);
+	int flag;
+
+	opterr = 0;
+	while (parsed == TM_PARSED_RUN &&
+		(flag = getopt_long(argc, argv, ":hVfdrwsnvo:S:t:N:", longs, NULL)) != -1) {
+		if (flag == '?' && optopt == 0)
+			parsed = usage("unknown option", argv[optind - 1]);
+		else
+			parsed = parse_flag(&options, flag, by_mount);
+	}
+	if (parsed == TM_PARSED_RUN && argc - optind != 2)
+		parsed = argc - optind > 2 ? usage("unexpected argument", argv[optind + 2])
+					   : usage("BACKING and MOUNTPOINT are needed", NULL);
+	if (parsed != TM_PARSED_RUN) {
+		free(options.mount_options);
+		return parsed;
+	}
+	options.backing = argv[optind];
+	options.mountpoint = argv[optind + 1];
+	*ret_options = options;
+	return TM_PARSED_RUN;
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * options.h - the command line of tmemfs, also as mount(8) writes it
+ */
+#ifndef TMEMFS_OPTIONS_H
+#define TMEMFS_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct tm_fs_options {
+	/* Of argv, or allocated once and never freed. */
+	const char *backing;
+	const char *mountpoint;
+	const char *socket;  /* NULL: the default */
+	const char *name;    /* NULL: made from the mount point */
+	char *mount_options; /* for libfuse, "" or "ro,allow_other"; malloc'ed */
+
+	uint64_t limit; /* 0: the default */
+	uint64_t queue;
+	unsigned int order;
+	unsigned int threads;
+	double attr_timeout;
+	double entry_timeout;
+	bool foreground;
+	bool debug;
+	bool subtype;
+	bool fake; /* mount(8) wants everything but the mount */
+};
+
+enum tm_parsed {
+	TM_PARSED_RUN,
+	TM_PARSED_DONE,  /* --help or --version was printed */
+	TM_PARSED_USAGE, /* one line was printed to stderr */
+};
+
+enum tm_parsed tm_fs_options_parse(int argc, char **argv, struct tm_fs_options *ret_options);
+
+#endif

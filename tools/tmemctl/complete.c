@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * complete.c - what may come next on a command line, for the shells' completions
+ *
+ * `tmemctl --complete WORD...` prints candidates for the word after these, one a line; the shell
+ * keeps those that fit. All of it comes from the table of subcommands and from the host.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "core/util.h"
+#include "tools/tmemctl/ctl.h"
+
+static void print_clients(const char *socket)
+{
+	struct ctl ctl = {.socket = socket};
+	const json_t *client;
+	json_t *list;
+	size_t i;
+
+	/* A completion has no place for complaints. */
+	if (!freopen("/dev/null", "w", stderr) || ctl_call(&ctl, "list", NULL, &list) != TM_EXIT_OK)
+		return;
+	json_array_foreach (json_object_get(list, "clients"), i, client) {
+		printf("%s\n", tm_tool_string(client, "name"));
+	}
+	json_decref(list);
+	tm_conn_close(ctl.conn);
+}
+
+static void print_commands(void)
+{
+	for (const struct ctl_command *c = ctl_commands; c->name; c++)
+		printf("%s\n", c->name);
+}
+
+int ctl_complete(const char *const *words, int count)
+{
+	static const char *const attributes[] = {
+		"weight=", "cap=", "cap=none", "compress=lz4", "compress=none"};
+	const struct ctl_command *command = NULL;
+	const char *socket = NULL;
+	int given = 0;
+
+	for (int i = 0; i < count; i++) {
+		if (strcmp(words[i], "-S") == 0 || strcmp(words[i], "--socket") == 0) {
+			if (++i == count)
+				return TM_EXIT_OK; /* a path: the shell knows those */
+			socket = words[i];
+		} else if (words[i][0] != '-') {
+			given += command != NULL;
+			command = command ? command : ctl_find(words[i]);
+		}
+	}
+	if (!command) {
+		print_commands();
+		printf("-S\n--socket\n--help\n--version\n");
+		return TM_EXIT_OK;
+	}
+	if (command->takes_json)
+		printf("--json\n");
+	if (command->takes_force)
+		printf("--force\n");
+	if (command->run == ctl_help)
+		print_commands();
+	else if (given > 0 && command->run == ctl_set)
+		for (size_t i = 0; i < TM_ARRAY_SIZE(attributes); i++)
+			printf("%s\n", attributes[i]);
+	else if (given < command->max_args && !(command->run == ctl_flush && given == 0))
+		print_clients(socket);
+	return TM_EXIT_OK;
+}

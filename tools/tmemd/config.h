@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * config.h - what tmemd was told: options, environment, configuration file, defaults
+ */
+#ifndef TM_CONFIG_H
+#define TM_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define TM_CONFIG_FILE  "/etc/tmem/tmemd.conf"
+#define TM_IDLE_SECONDS 10
+
+struct tm_config {
+	char *socket;     /* malloc'ed */
+	uint64_t limit;   /* bytes all clients together may have */
+	uint64_t reserve; /* bytes of available memory that tmem leaves alone */
+	bool foreground;
+	unsigned int idle_seconds; /* 0: stay for ever; else end after so long without anybody */
+};
+
+/* Read the command line and what it points to, the first of: option, environment, file, default.
+ * 0; or 1 with the exit status in *ret_status, when the program has said all it has to say. */
+int tm_config_read(int argc, char **argv, struct tm_config *ret_config, int *ret_status);
+
+void tm_config_free(struct tm_config *config);
+
+#endif

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * daemon.c - into the background, but not before all is well
+ *
+ *      parent: fork --- read pipe ------------------------- exit 0
+ *      child:    \----- lock, listen, say why not ... ready --- serve
+ *
+ * Whoever starts tmemd and waits for it can connect afterwards, and sees every complaint.
+ */
+#include "tools/tmemd/daemon.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tools/tmemd/log.h"
+
+/* The status for the parent to end with. */
+static int parent_wait(int fd, pid_t child)
+{
+	int status;
+	char byte;
+	ssize_t n;
+
+	do
+		n = read(fd, &byte, 1);
+	while (n < 0 && errno == EINTR);
+	close(fd);
+	if (n == 1)
+		return 0;
+	/* The child is ending without having become ready. */
+	while (waitpid(child, &status, 0) < 0)
+		if (errno != EINTR)
+			return 1;
+	return WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : 1;
+}
+
+int tm_daemon_fork(int *ret_ready_fd)
+{
+	int fds[2];
+	pid_t child;
+
+	if (pipe2(fds, O_CLOEXEC) < 0)
+		return -errno;
+	child = fork();
+	if (child < 0) {
+		int rc = -errno;
+
+		close(fds[0]);
+		close(fds[1]);
+		return rc;
+	}
+	if (child > 0) {
+		close(fds[1]);
+		return parent_wait(fds[0], child) + 1;
+	}
+	close(fds[0]);
+	setsid();
+	*ret_ready_fd = fds[1];
+	return 0;
+}
+
+void tm_daemon_ready(int ready_fd)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	tm_log_to_syslog();
+	if (chdir("/") < 0)
+		tm_log("cannot leave the working directory");
+	for (int fd = 0; fd <= 2 && null >= 0; fd++)
+		dup2(null, fd);
+	if (null > 2)
+		close(null);
+	/* The parent may be gone already: that is no reason to stop. */
+	while (write(ready_fd, "", 1) < 0 && errno == EINTR)
+		;
+	close(ready_fd);
+}

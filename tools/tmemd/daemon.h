@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * daemon.h - into the background, but not before all is well
+ */
+#ifndef TM_DAEMON_H
+#define TM_DAEMON_H
+
+/* Fork. The child gets 0 and goes on; the parent stays until the child is ready or has failed and
+ * gets the exit status + 1 to end with. *ret_ready_fd is for tm_daemon_ready(). -errno. */
+int tm_daemon_fork(int *ret_ready_fd);
+
+/* The child serves: let the parent go, leave the terminal, the directory and standard I/O. */
+void tm_daemon_ready(int ready_fd);
+
+#endif

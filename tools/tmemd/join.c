@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * join.c - how a connection becomes a client
+ *
+ * The kernel says who the peer is; what the peer says itself is a name for people. What the former
+ * host left in the ledger (frozen, compress) stays in force, so killing tmemd does not thaw
+ * anybody; weight and cap are the host's own and start anew.
+ */
+#include "tools/tmemd/join.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "core/util.h"
+#include "tools/tmemd/lease.h"
+#include "tools/tmemd/log.h"
+#include "tools/tmemd/policy.h"
+#include "tools/tmemd/session.h"
+
+static int check_text(const char *what, const char *text, struct tm_error *error)
+{
+	size_t length = strlen(text);
+
+	if (length >= 1 && length <= TM_NAME_MAX)
+		return 0;
+	return tm_error_set(
+		error, TM_ERROR_PARAMETER, "%s has to have 1 to %d bytes", what, TM_NAME_MAX);
+}
+
+static int map_ledger(
+	struct tm_session *session, struct tm_ledger **ret_ledger, struct tm_error *error)
+{
+	TM_AUTO_CLOSE int fd = tm_session_take_fd(session);
+	int rc;
+
+	if (fd < 0)
+		return tm_error_set(
+			error, TM_ERROR_PARAMETER, "join has to carry the ledger's descriptor");
+	rc = tm_ledger_map(fd, ret_ledger);
+	if (rc == -EPROTO)
+		return tm_error_set(error, TM_ERROR_VERSION, "the ledger has another version");
+	if (rc < 0)
+		return tm_error_set(error, TM_ERROR_PARAMETER,
+			"the descriptor is no sealed ledger (%s)", strerror(-rc));
+	return 0;
+}
+
+int tm_join(struct tm_host *host, struct tm_session *session, const struct tm_join *join,
+	unsigned int *ret_id, struct tm_error *error)
+{
+	struct tm_client model = {.weight = TM_WEIGHT_DEFAULT, .cap = TM_CAP_NONE};
+	struct tm_client *client;
+	struct ucred peer;
+	int rc;
+
+	if (join->protocol != TM_PROTO_VERSION)
+		return tm_error_set(error, TM_ERROR_VERSION,
+			"this host speaks protocol %d, the client %lld", TM_PROTO_VERSION,
+			(long long)join->protocol);
+	rc = check_text("name", join->name, error);
+	if (rc == 0)
+		rc = check_text("type", join->type, error);
+	if (rc == 0)
+		rc = map_ledger(session, &model.ledger, error);
+	if (rc < 0)
+		return rc;
+
+	tm_session_peer(session, &peer);
+	tm_printable(model.name, sizeof(model.name), join->name, SIZE_MAX);
+	tm_printable(model.type, sizeof(model.type), join->type, SIZE_MAX);
+	/* A peer in a pid namespace of its own has no pid here: then its own word has to do. */
+	model.pid = peer.pid ? peer.pid : (pid_t)join->pid;
+	model.uid = peer.uid;
+	model.session = session;
+	rc = tm_registry_add(host->registry, &model, &client);
+	if (rc < 0) {
+		tm_ledger_unmap(model.ledger);
+		if (rc != -ENOSPC)
+			return rc;
+		return tm_error_set(
+			error, TM_ERROR_BUSY, "there are %d clients already", TM_CLIENTS_MAX);
+	}
+	tm_session_set_client(session, client);
+	if (host->all_frozen)
+		atomic_store(&client->ledger->frozen, 1);
+	tm_log("client %u '%s' (%s, pid %d) joined", client->id, client->name, client->type,
+		(int)client->pid);
+	tm_lease_update(host);
+	*ret_id = client->id;
+	return 0;
+}

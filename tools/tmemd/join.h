@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * join.h - how a connection becomes a client
+ */
+#ifndef TM_JOIN_H
+#define TM_JOIN_H
+
+#include "tools/tmemd/host.h"
+
+/* What the peer says of itself; borrowed. Its ledger's descriptor waits in the session. */
+struct tm_join {
+	const char *name, *type;
+	json_int_t pid, protocol;
+};
+
+/* Check, map the ledger, register and divide the memory anew. 0 and *ret_id; -EINVAL with *error
+ * set; -ENOMEM. */
+int tm_join(struct tm_host *host, struct tm_session *session, const struct tm_join *join,
+	unsigned int *ret_id, struct tm_error *error);
+
+#endif

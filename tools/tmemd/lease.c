@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * lease.c - from the state of the machine to the numbers in the ledgers
+ *
+ *      /proc/meminfo, used_bytes of all -> total -> policy -> granted_bytes of each
+ *
+ * Runs every 100 ms while there are clients, and at once when one joins, leaves or is changed. One
+ * run with two clients takes about 40 us, nearly all of it the kernel's formatting of
+ * /proc/meminfo.
+ *
+ * Invariant: the sum of the grants never exceeds the total. Grants that fall are written before
+ * grants that rise, so this holds at every moment between.
+ */
+#include "tools/tmemd/lease.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/util.h"
+#include "tools/tmemd/policy.h"
+#include "tools/tmemd/session.h"
+
+#define SHRINK_AGAIN_NS 1000000000ull
+
+/* MemAvailable, or 0 when it cannot be read: then nobody gets more than there was. */
+static uint64_t available_bytes(void)
+{
+	TM_AUTO_CLOSE int fd = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
+	unsigned long long kib = 0;
+	char text[1024];
+	const char *line;
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+	if (n <= 0)
+		return 0;
+	text[n] = '\0';
+	line = strstr(text, "MemAvailable:");
+	if (!line || sscanf(line, "MemAvailable: %llu kB", &kib) != 1)
+		return 0;
+	return (uint64_t)kib << 10;
+}
+
+/* No client has more than all of RAM, whatever it says. */
+static uint64_t believable(const _Atomic uint64_t *field)
+{
+	return TM_MIN(tm_client_read(field), tm_ram_bytes());
+}
+
+uint64_t tm_lease_used(struct tm_host *host)
+{
+	uint64_t sum = 0;
+
+	for (struct tm_client *c = NULL; (c = tm_registry_next(host->registry, c));)
+		sum += believable(&c->ledger->used_bytes);
+	return sum;
+}
+
+uint64_t tm_lease_granted(struct tm_host *host)
+{
+	uint64_t sum = 0;
+
+	for (struct tm_client *c = NULL; (c = tm_registry_next(host->registry, c));)
+		sum += believable(&c->ledger->granted_bytes);
+	return sum;
+}
+
+/* Ask for a shrink when the grant has just fallen, and again every second until it has helped. */
+static void ask_to_shrink(struct tm_client *c, bool fell, uint64_t now)
+{
+	if (!fell && now - c->shrink_asked_ns < SHRINK_AGAIN_NS)
+		return;
+	if (tm_session_event(c->session, "shrink", NULL))
+		c->shrink_asked_ns = now;
+}
+
+void tm_lease_update(struct tm_host *host)
+{
+	struct tm_share shares[TM_CLIENTS_MAX];
+	struct tm_client *clients[TM_CLIENTS_MAX];
+	uint64_t now = tm_now_ns();
+	size_t count = 0;
+
+	for (struct tm_client *c = NULL; (c = tm_registry_next(host->registry, c));) {
+		shares[count] = (struct tm_share){
+			.weight = c->weight,
+			.want = tm_client_read(&c->ledger->want_bytes),
+			.persistent = tm_client_read(&c->ledger->persistent_bytes),
+			.ceiling = TM_MIN(c->cap, tm_client_read(&c->ledger->limit_bytes)),
+		};
+		clients[count++] = c;
+	}
+	host->total = tm_policy_total(tm_lease_used(host), available_bytes(), host->config.reserve,
+		host->config.limit, host->total);
+	tm_policy_divide(shares, count, host->total);
+
+	for (int rising = 0; rising <= 1; rising++) {
+		for (size_t i = 0; i < count; i++) {
+			struct tm_ledger *ledger = clients[i]->ledger;
+			uint64_t before = atomic_load(&ledger->granted_bytes);
+			bool fell = shares[i].granted < before;
+
+			if (fell == rising)
+				continue;
+			atomic_store(&ledger->granted_bytes, shares[i].granted);
+			if (tm_client_read(&ledger->used_bytes) > shares[i].granted)
+				ask_to_shrink(clients[i], fell, now);
+		}
+	}
+}

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * lease.h - from the state of the machine to the numbers in the ledgers
+ */
+#ifndef TM_LEASE_H
+#define TM_LEASE_H
+
+#include "tools/tmemd/host.h"
+
+#define TM_LEASE_INTERVAL_NS 100000000ull
+
+/* Look at the machine and at every ledger, divide the memory, write the grants, and ask whoever has
+ * more than its grant to shrink. */
+void tm_lease_update(struct tm_host *host);
+
+/* Sums over all clients as of now. */
+uint64_t tm_lease_used(struct tm_host *host);
+uint64_t tm_lease_granted(struct tm_host *host);
+
+#endif

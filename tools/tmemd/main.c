@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * main.c - tmemd, the host of transcendent memory
+ *
+ *      config -> daemon -> listen -> server (epoll) -> session -> commands
+ *
+ * See host.h for how the parts hang together.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+
+#include "core/util.h"
+#include "tools/tmemd/config.h"
+#include "tools/tmemd/daemon.h"
+#include "tools/tmemd/host.h"
+#include "tools/tmemd/listen.h"
+#include "tools/tmemd/log.h"
+#include "tools/tmemd/server.h"
+
+static void block_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+}
+
+static int serve(struct tm_host *host, struct tm_listen *listen)
+{
+	char limit[TM_SIZE_TEXT_MAX], reserve[TM_SIZE_TEXT_MAX];
+	int rc = tm_registry_new(&host->registry);
+
+	tm_log("serving %s: limit %s, reserve %s", host->config.socket,
+		tm_size_format(host->config.limit, limit),
+		tm_size_format(host->config.reserve, reserve));
+	if (rc == 0)
+		rc = tm_server_run(host, tm_listen_fd(listen));
+	if (rc < 0)
+		tm_log("%s", strerror(-rc));
+	tm_registry_free(host->registry);
+	return rc < 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct tm_host host = {0};
+	struct tm_listen *listen = NULL;
+	int status = 0, ready_fd = -1, rc = 0;
+
+	if (tm_config_read(argc, argv, &host.config, &status))
+		return status;
+	if (!host.config.foreground) {
+		close_range(3, ~0u, 0); /* a daemon keeps nothing open for whoever started it */
+		rc = tm_daemon_fork(&ready_fd);
+	}
+	if (rc != 0) { /* the parent, or no child */
+		if (rc < 0)
+			tm_log("cannot fork: %s", strerror(-rc));
+		tm_config_free(&host.config);
+		return rc < 0 ? 1 : rc - 1;
+	}
+	block_signals();
+	if (tm_listen_open(host.config.socket, &listen) == 0) {
+		if (ready_fd >= 0)
+			tm_daemon_ready(ready_fd);
+		status = serve(&host, listen);
+	} else {
+		status = 1;
+	}
+	tm_listen_close(listen);
+	tm_config_free(&host.config);
+	return status;
+}

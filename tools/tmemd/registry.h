@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * registry.h - the clients that have joined
+ */
+#ifndef TM_REGISTRY_H
+#define TM_REGISTRY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "core/ledger.h"
+#include "core/proto.h"
+
+#define TM_CLIENTS_MAX 256
+#define TM_CAP_NONE    UINT64_MAX
+
+struct tm_session;
+
+struct tm_client {
+	unsigned int id; /* from 1, the lowest free */
+	char name[TM_NAME_MAX + 1], type[TM_NAME_MAX + 1];
+	pid_t pid;
+	uid_t uid;
+	uint32_t weight;
+	uint64_t cap;               /* TM_CAP_NONE: none */
+	struct tm_ledger *ledger;   /* shared with the client: no number in it can be trusted */
+	struct tm_session *session; /* its connection, for events */
+	uint64_t shrink_asked_ns;   /* when the last `shrink` went out; 0: never */
+};
+
+struct tm_registry;
+
+int tm_registry_new(struct tm_registry **ret_registry);
+void tm_registry_free(struct tm_registry *registry);
+
+/* Add a client: everything in `model` but its id is copied; the ledger becomes the registry's. 0;
+ * -ENOSPC TM_CLIENTS_MAX reached; -ENOMEM. After a failure the ledger is still the caller's. */
+int tm_registry_add(
+	struct tm_registry *registry, const struct tm_client *model, struct tm_client **ret_client);
+
+/* Forget the client and unmap its ledger. */
+void tm_registry_remove(struct tm_registry *registry, struct tm_client *client);
+
+size_t tm_registry_count(const struct tm_registry *registry);
+
+/* The client after `client` (NULL: the first) by id, or NULL. */
+struct tm_client *tm_registry_next(struct tm_registry *registry, const struct tm_client *client);
+
+/* The client that `reference` means: an id (integer), or a string with a name or an id. 0; -EINVAL
+ * with *error set: no such client, more than one, or neither integer nor string. */
+int tm_registry_find(struct tm_registry *registry, const json_t *reference,
+	struct tm_client **ret_client, struct tm_error *error);
+
+/* A number of a client's ledger; what no client can have is cut to what JSON can carry. */
+uint64_t tm_client_read(const _Atomic uint64_t *field);
+
+#endif

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * server.c - the loop of tmemd
+ *
+ *      epoll: listening socket | signals | sessions      -> handle, run, reap
+ *      every 100 ms while there are clients               -> leases, waits
+ *      every second while there is any session            -> peers that do not read
+ *
+ * Invariants
+ *   1. Nothing in the loop blocks: sockets are nonblocking, /proc/meminfo is all that is read.
+ *   2. Sessions are freed only by reap(), after the events of one epoll_wait are handled, so an
+ *      event never meets a session that is gone.
+ *   3. At most TM_CONTROL_MAX + TM_CLIENTS_MAX sessions.
+ *
+ * Locking: none; one thread.
+ */
+#include "tools/tmemd/server.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+
+#include "core/util.h"
+#include "tools/tmemd/lease.h"
+#include "tools/tmemd/log.h"
+#include "tools/tmemd/session.h"
+#include "tools/tmemd/wait.h"
+
+#define SESSIONS_MAX (TM_CONTROL_MAX + TM_CLIENTS_MAX)
+#define EVENTS_BATCH 64
+#define SLOW_TICK_NS 1000000000ull
+#define ACCEPT_BATCH 16
+
+struct server {
+	struct tm_host *host;
+	int listen_fd, epoll_fd, signal_fd;
+	struct tm_session *sessions[SESSIONS_MAX];
+	uint32_t interest[SESSIONS_MAX]; /* what epoll knows of each */
+	size_t count;
+	uint64_t lease_ns, slow_ns; /* when each tick is due */
+	uint64_t idle_since_ns;     /* when the last session ended */
+	bool accepting, stop;
+};
+
+/* data.ptr of what is no session */
+static char tag_listen, tag_signal;
+
+static int watch(struct server *s, int op, int fd, uint32_t events, void *tag)
+{
+	struct epoll_event event = {.events = events, .data.ptr = tag};
+
+	return epoll_ctl(s->epoll_fd, op, fd, &event) < 0 ? -errno : 0;
+}
+
+/* --- connections ------------------------------------------------------------------------------ */
+
+/* Tell a peer why not, as far as its socket takes it, and hang up. */
+static void refuse(int fd, enum tm_error_class class, const char *why)
+{
+	struct tm_error error;
+	struct tm_conn *conn;
+
+	tm_error_set(&error, class, "%s", why);
+	if (tm_conn_open(fd, TM_PROTO_LINE_MAX, TM_PROTO_LINE_MAX, &conn) < 0)
+		return;
+	tm_conn_send(conn, tm_proto_error(&error, NULL), -1);
+	tm_conn_close(conn);
+}
+
+static void admit(struct server *s, int fd)
+{
+	size_t control = s->count - tm_registry_count(s->host->registry);
+	struct tm_session *session;
+	struct ucred peer;
+	socklen_t size = sizeof(peer);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 ||
+		(peer.uid != 0 && peer.uid != geteuid())) {
+		refuse(fd, TM_ERROR_PERMISSION, "only root and the user of this tmemd may connect");
+		return;
+	}
+	if (control >= TM_CONTROL_MAX || s->count >= SESSIONS_MAX) {
+		refuse(fd, TM_ERROR_BUSY, "too many connections");
+		return;
+	}
+	if (tm_session_new(s->host, fd, &peer, &session) < 0)
+		return;
+	s->interest[s->count] = tm_session_interest(session);
+	if (watch(s, EPOLL_CTL_ADD, fd, s->interest[s->count], session) < 0)
+		tm_session_free(session);
+	else
+		s->sessions[s->count++] = session;
+}
+
+/* Out of descriptors the listening socket would be ready for ever: look away until the next tick.
+ */
+static void set_accepting(struct server *s, bool accepting)
+{
+	if (s->accepting != accepting)
+		watch(s, EPOLL_CTL_MOD, s->listen_fd, accepting ? EPOLLIN : 0, &tag_listen);
+	s->accepting = accepting;
+}
+
+static void accept_some(struct server *s)
+{
+	for (int i = 0; i < ACCEPT_BATCH; i++) {
+		int fd = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+		if (fd >= 0)
+			admit(s, fd);
+		else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
+			set_accepting(s, false);
+		if (fd < 0 && errno != EINTR && errno != ECONNABORTED)
+			return;
+	}
+}
+
+/* Free what has died, and tell epoll what the others wait for now. */
+static void reap(struct server *s)
+{
+	for (size_t i = 0; i < s->count;) {
+		struct tm_session *session = s->sessions[i];
+		uint32_t interest;
+
+		if (tm_session_is_dead(session)) {
+			s->count--;
+			s->sessions[i] = s->sessions[s->count];
+			s->interest[i] = s->interest[s->count];
+			tm_session_free(session);
+			if (s->count == 0)
+				s->idle_since_ns = tm_now_ns();
+			i = 0; /* its leaving may have changed any other */
+			continue;
+		}
+		interest = tm_session_interest(session);
+		if (interest != s->interest[i])
+			watch(s, EPOLL_CTL_MOD, tm_session_fd(session), interest, session);
+		s->interest[i++] = interest;
+	}
+}
+
+static void run_ready(struct server *s)
+{
+	s->host->sessions_ready = false;
+	for (size_t i = 0; i < s->count; i++)
+		if (tm_session_is_ready(s->sessions[i]))
+			tm_session_run(s->sessions[i]);
+}
+
+/* --- time ------------------------------------------------------------------------------------- */
+
+static bool is_idle(const struct server *s)
+{
+	/* A freeze of all is something to stay for: it has to meet those that join later. */
+	return s->host->config.idle_seconds && s->count == 0 && !s->host->all_frozen;
+}
+
+static void tick(struct server *s)
+{
+	uint64_t now = tm_now_ns();
+
+	if (now >= s->lease_ns && tm_registry_count(s->host->registry) > 0) {
+		s->lease_ns = now + TM_LEASE_INTERVAL_NS;
+		tm_lease_update(s->host);
+	}
+	tm_wait_tick(s->host, now);
+	if (now >= s->slow_ns) {
+		s->slow_ns = now + SLOW_TICK_NS;
+		set_accepting(s, true);
+		for (size_t i = 0; i < s->count; i++)
+			tm_session_tick(s->sessions[i], now);
+	}
+	if (is_idle(s) && now - s->idle_since_ns >= s->host->config.idle_seconds * 1000000000ull)
+		s->stop = true;
+}
+
+/* Milliseconds until a tick has something to do; -1: never. */
+static int next_tick_ms(const struct server *s)
+{
+	if (s->host->sessions_ready)
+		return 0;
+	if (tm_registry_count(s->host->registry) > 0)
+		return (int)(TM_LEASE_INTERVAL_NS / 1000000);
+	if (s->count > 0 || !s->accepting || is_idle(s))
+		return 500;
+	return -1;
+}
+
+/* --- the loop --------------------------------------------------------------------------------- */
+
+static int server_open(struct server *s)
+{
+	sigset_t set;
+	int rc;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	s->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (s->epoll_fd < 0 || s->signal_fd < 0)
+		return -errno;
+	s->accepting = true;
+	rc = watch(s, EPOLL_CTL_ADD, s->listen_fd, EPOLLIN, &tag_listen);
+	return rc < 0 ? rc : watch(s, EPOLL_CTL_ADD, s->signal_fd, EPOLLIN, &tag_signal);
+}
+
+static int server_loop(struct server *s)
+{
+	while (!s->stop) {
+		struct epoll_event events[EVENTS_BATCH];
+		int n = epoll_wait(s->epoll_fd, events, EVENTS_BATCH, next_tick_ms(s));
+
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		for (int i = 0; i < n; i++) {
+			if (events[i].data.ptr == &tag_listen)
+				accept_some(s);
+			else if (events[i].data.ptr == &tag_signal)
+				s->stop = true;
+			else
+				tm_session_handle(events[i].data.ptr, events[i].events);
+		}
+		if (s->host->sessions_ready)
+			run_ready(s);
+		tick(s);
+		reap(s);
+	}
+	return 0;
+}
+
+int tm_server_run(struct tm_host *host, int listen_fd)
+{
+	struct server *s = calloc(1, sizeof(*s));
+	int rc;
+
+	if (!s)
+		return -ENOMEM;
+	*s = (struct server){.host = host,
+		.listen_fd = listen_fd,
+		.epoll_fd = -1,
+		.signal_fd = -1,
+		.idle_since_ns = tm_now_ns()};
+	rc = server_open(s);
+	if (rc == 0)
+		rc = server_loop(s);
+	while (s->count > 0)
+		tm_session_free(s->sessions[--s->count]);
+	if (s->epoll_fd >= 0)
+		close(s->epoll_fd);
+	if (s->signal_fd >= 0)
+		close(s->signal_fd);
+	free(s);
+	return rc;
+}

@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * session.c - one connection to tmemd
+ *
+ * Requests of one session are answered one after the other, and the next one is looked at only when
+ * the last reply is on its way:
+ *
+ *      fill -> next -> command -> reply queued -> flushed -> next ...
+ *                         \-> wait (for clients) -> reply ...
+ *
+ * Invariants
+ *   1. While a reply is queued or a command waits, nothing more is read: the peer's own socket
+ * buffer is what fills up, so memory is bounded by one line and one reply.
+ *   2. One turn runs at most TURN_REQUESTS requests, so nobody starves the others.
+ *   3. A dead session sends and runs nothing; only the server frees it.
+ */
+#include "tools/tmemd/session.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+
+#include "core/util.h"
+#include "tools/tmemd/commands.h"
+#include "tools/tmemd/lease.h"
+#include "tools/tmemd/log.h"
+#include "tools/tmemd/wait.h"
+
+#define TURN_REQUESTS 16
+#define STALL_NS      10000000000ull
+
+struct tm_session {
+	struct tm_host *host;
+	struct tm_conn *conn;
+	struct ucred peer;
+	struct tm_client *client; /* NULL: an operator, or not joined yet */
+	struct tm_wait *wait;     /* the command in progress, or NULL */
+	bool dead, ready, at_end; /* at_end: the peer sends no more */
+	size_t queued_before;     /* bytes queued when progress was last looked at */
+	uint64_t progress_ns;     /* when fewer bytes were queued than before, or none */
+};
+
+int tm_session_new(
+	struct tm_host *host, int fd, const struct ucred *peer, struct tm_session **ret_session)
+{
+	struct tm_session *session = calloc(1, sizeof(*session));
+	int rc;
+
+	if (!session) {
+		close(fd);
+		return -ENOMEM;
+	}
+	session->host = host;
+	session->peer = *peer;
+	session->progress_ns = tm_now_ns();
+	rc = tm_conn_open(fd, TM_PROTO_LINE_MAX, TM_PROTO_REPLY_MAX, &session->conn);
+	if (rc < 0) {
+		free(session);
+		return rc;
+	}
+	tm_session_send(session, tm_proto_greeting());
+	*ret_session = session;
+	return 0;
+}
+
+void tm_session_free(struct tm_session *session)
+{
+	struct tm_client *client = session->client;
+
+	if (session->wait)
+		tm_wait_cancel(session->wait);
+	if (client) {
+		tm_log("client %u '%s' left", client->id, client->name);
+		tm_wait_client_gone(session->host, client);
+		tm_registry_remove(session->host->registry, client);
+		tm_lease_update(session->host);
+	}
+	tm_conn_close(session->conn);
+	free(session);
+}
+
+void tm_session_send(struct tm_session *session, json_t *message)
+{
+	if (session->dead)
+		json_decref(message);
+	else if (tm_conn_send(session->conn, message, -1) < 0)
+		session->dead = true;
+}
+
+bool tm_session_event(struct tm_session *session, const char *event, json_t *data)
+{
+	if (session->dead || tm_conn_queued(session->conn) > 0) {
+		json_decref(data);
+		return false;
+	}
+	tm_session_send(session, tm_proto_event(event, data));
+	return !session->dead;
+}
+
+/* Answer a line that is no message. False when nothing more can be read from this peer. */
+static bool refuse_line(struct tm_session *session, int rc)
+{
+	struct tm_error error = {TM_ERROR_PROTOCOL, ""};
+
+	if (rc == -EBADMSG) {
+		tm_error_set(&error, TM_ERROR_PROTOCOL, "the line is no JSON object");
+	} else {
+		tm_error_set(&error, TM_ERROR_PROTOCOL, "a line has more than %u bytes",
+			TM_PROTO_LINE_MAX);
+	}
+	tm_session_send(session, tm_proto_error(&error, NULL));
+	return rc == -EBADMSG;
+}
+
+static bool session_is_blocked(const struct tm_session *session)
+{
+	return session->dead || session->wait || tm_conn_queued(session->conn) > 0;
+}
+
+void tm_session_run(struct tm_session *session)
+{
+	int done = 0;
+
+	session->ready = false;
+	while (!session_is_blocked(session)) {
+		json_t *message;
+		int fd, rc;
+
+		if (done++ == TURN_REQUESTS) {
+			session->ready = session->host->sessions_ready = true;
+			return;
+		}
+		rc = tm_conn_next(session->conn, &message);
+		if (rc == -EAGAIN) {
+			session->dead = session->at_end;
+			return;
+		}
+		if (rc == 0) {
+			tm_command_run(session->host, session, message);
+			json_decref(message);
+			fd = tm_conn_take_fd(session->conn);
+			if (fd >= 0)
+				close(fd);
+		} else if (!refuse_line(session, rc)) {
+			session->dead = true;
+		}
+	}
+}
+
+void tm_session_handle(struct tm_session *session, uint32_t events)
+{
+	int rc = 0;
+
+	if (session->dead)
+		return;
+	if (events & EPOLLOUT)
+		rc = tm_conn_flush(session->conn);
+	if (rc == 0 && !session_is_blocked(session) && events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
+		rc = tm_conn_fill(session->conn);
+		/* Requests sent before the end are still run; their replies may find a reader. */
+		if (rc == -EPIPE) {
+			session->at_end = true;
+			rc = 0;
+		}
+	} else if (events & (EPOLLHUP | EPOLLERR)) {
+		session->dead = true;
+	}
+	if (rc < 0 && rc != -EAGAIN)
+		session->dead = true;
+	tm_session_run(session);
+}
+
+void tm_session_tick(struct tm_session *session, uint64_t now)
+{
+	size_t queued = tm_conn_queued(session->conn);
+
+	if (queued == 0 || queued < session->queued_before)
+		session->progress_ns = now;
+	session->queued_before = queued;
+	/* A client that is stopped keeps its lease: its memory is still there. */
+	if (!session->client && now - session->progress_ns > STALL_NS) {
+		tm_log("dropped pid %d, which does not read its replies", (int)session->peer.pid);
+		session->dead = true;
+	}
+}
+
+uint32_t tm_session_interest(const struct tm_session *session)
+{
+	uint32_t interest = session_is_blocked(session) ? 0 : EPOLLIN;
+
+	return interest | (tm_conn_queued(session->conn) > 0 ? EPOLLOUT : 0);
+}
+
+int tm_session_fd(const struct tm_session *session)
+{
+	return tm_conn_fd(session->conn);
+}
+
+bool tm_session_is_dead(const struct tm_session *session)
+{
+	return session->dead;
+}
+
+bool tm_session_is_ready(const struct tm_session *session)
+{
+	return session->ready;
+}
+
+struct tm_client *tm_session_client(const struct tm_session *session)
+{
+	return session->client;
+}
+
+int tm_session_take_fd(struct tm_session *session)
+{
+	return tm_conn_take_fd(session->conn);
+}
+
+void tm_session_peer(const struct tm_session *session, struct ucred *ret_peer)
+{
+	*ret_peer = session->peer;
+}
+
+void tm_session_set_client(struct tm_session *session, struct tm_client *client)
+{
+	session->client = client;
+}
+
+void tm_session_set_wait(struct tm_session *session, struct tm_wait *wait)
+{
+	session->wait = wait;
+	if (!wait)
+		session->ready = session->host->sessions_ready = true;
+}
