@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# The swap device as a block device: what is written is read, wherever it lives, whatever failed.
+# nbd-exact.bats - request by request: each byte, each extent, each block on the disk, each error
 
 load helpers
 
@@ -9,7 +9,6 @@ PLUGIN=$B/nbdkit-tmem-plugin.so
 talk=$REPO/tests/helpers/nbdtalk
 
 test_setup() {
-	requires nbdkit nbdinfo nbdcopy python3
 	sock=$T/nbd.sock
 	fallback=$T/fallback
 }
@@ -43,38 +42,14 @@ refused() {
 blocks() { du -k "$1" | cut -f1; }
 blocks_at_most() { [ "$(blocks "$1")" -le "$2" ]; }
 
+# disk SIZE: a block device, $loop.
+disk() {
+	truncate -s "$1" "$T/disk"
+	loop=$(losetup -f --show "$T/disk")
+	defer "losetup -d $loop"
+}
+
 uri() { echo "nbd+unix:///?socket=$sock"; }
-
-verify() { # FIO-OPTION...: two jobs over one device, every block verified
-	fio --output="$T/fio.log" --ioengine=nbd --uri="$(uri)" --rw=randrw --verify=crc32c --verify_fatal=1 \
-		--verify_state_save=0 --randseed=7 --buffer_compress_percentage=60 --refill_buffers \
-		--iodepth=8 --group_reporting --name=low --size=48M --offset=0 "$@" \
-		--name=high --size=48M --offset=48M "$@" || {
-		tail -n 30 "$T/fio.log"
-		return 1
-	}
-}
-
-@test "fio verify: mixed block sizes, most pages overflow" {
-	requires fio
-	serve size=96M limit=8M fallback="$fallback"
-	verify --bssplit=512/10:4k/50:12k/10:64k/20:128k/10 --blockalign=512
-	verify --rw=write --bs=128k --trim_percentage=0
-	[ "$(blocks "$fallback")" -gt 8192 ]
-}
-
-@test "fio verify: all in memory" {
-	requires fio
-	serve size=96M limit=256M
-	verify --bssplit=512/10:4k/50:12k/10:64k/20:128k/10 --blockalign=512
-	verify --rw=write --bs=64k
-}
-
-@test "fio verify: trims and writes, part in memory and part on the fallback" {
-	requires fio
-	serve size=96M limit=16M fallback="$fallback"
-	verify --rw=randtrimwrite --bs=8k
-}
 
 @test "odd sizes and offsets from threads that share pages: memory, fallback, both" {
 	serve size=24M limit=256M
@@ -85,20 +60,6 @@ verify() { # FIO-OPTION...: two jobs over one device, every block verified
 	stop
 	serve size=25000001 limit=8M fallback="$fallback"
 	try 0 "$talk" "$sock" random 3 4000 3
-}
-
-@test "nbdcopy: a file there and back, over four connections" {
-	cat "$B"/*.so /usr/bin/python3 >"$T/in"
-	truncate -s 24M "$T/in"
-	for room in "limit=128M" "limit=6M fallback=$fallback"; do
-		serve size=24M $room
-		nbdcopy --connections=4 "$T/in" "$(uri)"
-		nbdcopy --connections=4 "$(uri)" "$T/out"
-		cmp "$T/in" "$T/out"
-		try 0 nbdinfo --can multi-conn "$(uri)"
-		stop
-		rm "$T/out"
-	done
 }
 
 # map: "OFFSET LENGTH TYPE" of every extent, in one line.
@@ -158,19 +119,17 @@ map() { nbdinfo --map "$(uri)" | awk '{printf "%s%s+%s:%s", sep, $1, $2, $3; sep
 }
 
 @test "FUA and flush reach the disk when pages are on it, and only then" {
-	requires strace
-	serve size=16M limit=16M fallback="$fallback"
-	strace -f -q -e trace=fdatasync -o "$T/trace" -p "$server" 3>&- &
-	local tracer=$!
-	defer "kill $tracer"
-	retry 10 grep -q "TracerPid:.*[1-9]" "/proc/$server/status"
-	syncs() { grep -c 'fdatasync(.*= 0' "$T/trace"; }
+	disk 32M
+	serve size=16M limit=16M fallback="$loop"
+	flushes() { awk '{ print $16 }' "/sys/block/${loop##*/}/stat"; } # that the disk was asked for
+	local before
+	before=$(flushes)
 	try 0 "$talk" "$sock" write:0:65536:text1:fua flush
-	[ "$(syncs)" -eq 0 ]
+	[ "$(flushes)" -eq "$before" ]
 	try 0 "$talk" "$sock" write:0:65536:noise1:fua flush
-	[ "$(syncs)" -eq 1 ]
+	[ "$(flushes)" -eq $((before + 1)) ]
 	try 0 "$talk" "$sock" write:65536:65536:noise2 flush flush read:0:65536:noise1 read:65536:65536:noise2
-	[ "$(syncs)" -eq 2 ]
+	[ "$(flushes)" -eq $((before + 2)) ]
 }
 
 @test "cache brings pages back from the fallback" {
@@ -209,19 +168,25 @@ fdinfo_of() {
 	try 0 "$talk" "$sock" random 4 1000 2
 }
 
-@test "a block device as fallback" {
-	truncate -s 20M "$T/disk"
-	loop=$(losetup -f --show "$T/disk")
-	defer "losetup -d $loop"
+@test "a block device as fallback: locked, checked for size and for what is on it" {
+	disk 20M
 	serve size=16M limit=4M fallback="$loop"
 	try 0 "$talk" "$sock" random 5 1000 2
 	refused "another server" size=16M fallback="$loop"
 	stop
 	refused "No space" size=64M fallback="$loop"
+	dd if=/dev/zero of="$loop" bs=4k count=1 status=none
+	echo btrfs | dd of="$loop" bs=64k seek=1 conv=sync status=none # where btrfs keeps its mark
+	refused "not tmem's" size=16M fallback="$loop"
 	mkfs.ext4 -q "$loop"
 	refused "not tmem's" size=16M fallback="$loop"
+	mkdir "$T/mnt"
+	mount "$loop" "$T/mnt"
+	refused "another server uses it, or it is mounted" size=16M fallback="$loop"
+	umount "$T/mnt"
 	losetup -d "$loop"
 	loop=$(losetup -r -f --show "$T/disk")
+	defer "losetup -d $loop"
 	refused "$loop" size=16M fallback="$loop"
 }
 
@@ -235,68 +200,15 @@ fdinfo_of() {
 	try 0 "$talk" "$sock" trim:8388608:4194304 write:8388608:65536:noise3 read:8388608:65536:noise3
 }
 
-@test "fallbacks that cannot be used: one clear line each" {
-	refused "directory" size=16M fallback="$T"
-	refused "No such file" size=16M fallback="$T/no/such"
+@test "fallbacks that are none: a pipe, a disk image, another server's" {
 	mkfifo "$T/pipe"
 	refused "neither a regular file nor a block device" size=16M fallback="$T/pipe"
-	refused "neither a regular file nor a block device" size=16M fallback=/dev/null
-	echo precious >"$T/file"
-	refused "not tmem's" size=16M fallback="$T/file"
-	[ "$(cat "$T/file")" = precious ]
 	# Zeros at first, something later: a disk image.
 	truncate -s 128K "$T/image" && echo precious >>"$T/image"
 	refused "not tmem's" size=16M fallback="$T/image"
-	mkdir "$T/ro"
-	mount -t tmpfs -o ro none "$T/ro"
-	defer "umount $T/ro"
-	refused "Read-only" size=16M fallback="$T/ro/fallback"
 	serve size=16M fallback="$fallback"
 	refused "another server" size=16M fallback="$fallback"
 	stop
 	serve size=16M fallback="$fallback"
 }
 
-@test "bad parameters: one clear line each" {
-	refused "size=12Q" size=12Q
-	refused "size=-1" size=-1
-	refused "size=SIZE is required"
-	refused "size" size=0
-	refused "size" size=17T
-	refused "limit" size=16M limit=1K
-	refused "limit=lots" size=16M limit=lots
-	refused "colour" size=16M colour=blue
-	refused "pool" size=16M pool=
-	refused "pool" size=16M pool=$'two\nlines'
-	refused "pool" size=16M pool="$(printf '%064d' 1)"
-}
-
-@test "--dump-plugin and --help tell what it can do" {
-	try 0 nbdkit --dump-plugin "$PLUGIN"
-	for line in name=tmem magic_config_key=size thread_model=parallel tmem_version= tmem_page_size=4096 has_cache=1; do
-		contains "$line"
-	done
-	try 0 nbdkit --help "$PLUGIN"
-	for parameter in size= fallback= limit= pool= tmem-socket=; do
-		contains "$parameter"
-	done
-}
-
-@test "frozen by the host it goes on at disk speed; destroyed it fails reads of what is gone" {
-	requires tmemd tmemctl
-	serve size=32M limit=64M fallback="$fallback" pool=vol tmem-socket="$TMEM_SOCKET"
-	retry 10 eval "tmemctl list | grep -q vol"
-	host=$(fuser "$TMEM_SOCKET" 2>/dev/null | tr -dc '0-9 ')
-	defer "kill $host"
-	try 0 "$talk" "$sock" write:0:4194304:text1
-	try 0 tmemctl freeze
-	try 0 "$talk" "$sock" write:4194304:4194304:text2 write:0:1048576:text3 read:0:1048576:text3 \
-		read:4194304:4194304:text2
-	[ "$(blocks "$fallback")" -ge 5120 ]
-	try 0 tmemctl thaw
-	try 0 "$talk" "$sock" write:0:1048576:text1 read:0:4194304:text1 write:4194304:4194304:text5
-	blocks_at_most "$fallback" 256
-	try 0 tmemctl destroy --force vol
-	retry 10 "$talk" "$sock" read:0:4096:text1=EIO
-	try 0 "$talk" "$sock" read:8388608:4096:zero write:0:8192:text6 read:0:8192:text6 read:8192:4096:text1=EIO
-}
