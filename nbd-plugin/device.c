@@ -83,17 +83,17 @@ static void unlock_pages(struct tm_device *d, uint64_t first, unsigned int count
 /* The bytes from `offset` to the end of their run, `count` at most. */
 static struct tm_chunk chunk_at(struct tm_device *d, uint64_t offset, uint64_t count)
 {
-	uint64_t last;
-	struct tm_chunk c = {
+	uint64_t to_end = TM_RUN_BYTES - offset % TM_RUN_BYTES;
+	uint64_t length = TM_MIN(count, to_end);
+	uint64_t first = offset / TM_DEVICE_PAGE, last = (offset + length - 1) / TM_DEVICE_PAGE;
+
+	return (struct tm_chunk){
 		.device = d,
 		.offset = offset,
-		.length = (uint32_t)TM_MIN(count, TM_RUN_BYTES - offset % TM_RUN_BYTES),
-		.first = offset / TM_DEVICE_PAGE,
+		.length = (uint32_t)length,
+		.first = first,
+		.pages = (unsigned int)(last - first + 1),
 	};
-
-	last = (offset + c.length - 1) / TM_DEVICE_PAGE;
-	c.pages = (unsigned int)(last - c.first + 1);
-	return c;
 }
 
 static bool run_has(const struct tm_device *d, uint64_t first, unsigned int count, uint8_t places)

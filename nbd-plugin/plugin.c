@@ -358,4 +358,7 @@ static struct nbdkit_plugin plugin = {
 	.errno_is_preserved = 1,
 };
 
+/* nbdkit's header defines it without declaring it. */
+NBDKIT_DLL_PUBLIC struct nbdkit_plugin *plugin_init(void);
+
 NBDKIT_REGISTER_PLUGIN(plugin)
