@@ -2,27 +2,32 @@
 /*
  * device.h - a block device whose every page is in exactly one place
  *
- *                      write, zeros; zero; trim
- *        +--------------------------------------------------+
- *        v                                                  |
- *     nowhere --write: put accepted--> tmem --write refused--> fallback
- *     (zeros)                           ^                      |
- *        |                              +--write or cache: put accepted
- *        +-----------write: put refused, fallback written----> fallback
+ *      +--------------- write of zeros, zero, trim: forget_locked() ---------+
+ *      v                                                      |              |
+ *   nowhere --------- put accepted: store_locked() -------> tmem             |
+ *   (zeros)                                                   ^ |            |
+ *      |         write or cache, put accepted: store_locked() | | write refused: spill_locked()
+ *      |                                                      | v            |
+ *      +--- put refused, fallback written: spill_locked() -> fallback -------+
  *
  * Invariants
  *   1. A page's place is changed only under its lock, after the new place holds the new content and
  *      before the old one is given up.
  *   2. A failed write leaves the page as it was (on the fallback itself: as the disk left it).
- *   3. Requests allocate no memory.
+ *   3. Requests allocate no memory. A device has, for good, one byte a page (1/4096 of its size)
+ *      and 2 MiB of buffers.
+ *   4. Of a run in which no page is on the fallback, nothing takes up disk space there.
  *
- * Locking: pages are locked one at a time by one of LOCKS mutexes, number modulo LOCKS, so requests
- * of any size and alignment run in parallel and a read sees each page before or after a write,
- * never between.
+ * Requests are cut into chunks: the part that lies in one run of 32 pages (128 KiB), aligned. A
+ * chunk's pages are locked together, so that neighbours go to the disk and come from it in one
+ * transfer, and a read sees each page before or after a write, never between.
+ *
+ * Locking, in this order: page locks (1024 mutexes; page n has number n modulo 1024) in rising
+ * order, which a chunk never wraps around since a run does not cross a multiple of 1024; then a
+ * buffer; then whatever tmem and the fallback take.
  *
  * Errors of every request: -ENOSPC refused by tmem and no (room on the) fallback; -EIO a damaged or
- * lost page; else the fallback's errno. Pages of a request before the one that failed may have been
- * written.
+ * lost page; else the fallback's errno. Other pages of a request that fails may have been written.
  */
 #ifndef TM_DEVICE_H
 #define TM_DEVICE_H
@@ -62,6 +67,6 @@ int tm_device_sync(struct tm_device *d);
 
 /* Length of the run of pages from `offset` that are all stored, or all nowhere (*ret_hole), up to
  * `count` bytes. Exact when nobody writes meanwhile. */
-uint64_t tm_device_run(struct tm_device *d, uint64_t count, uint64_t offset, bool *ret_hole);
+uint64_t tm_device_extent(struct tm_device *d, uint64_t count, uint64_t offset, bool *ret_hole);
 
 #endif

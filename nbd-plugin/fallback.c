@@ -16,6 +16,8 @@
 #define MAGIC   "tmem fallback\n"
 #define VERSION 1u
 
+#define PROBE_BYTES (1u << 20) /* that must be empty in a file that is not ours yet */
+
 struct header {
 	char magic[16];
 	uint32_t version;
@@ -27,7 +29,9 @@ struct tm_fallback {
 	int fd;
 	bool direct;
 	bool regular; /* else a block device */
-	_Atomic bool dirty;
+	/* Writes that have returned, and how many of them a sync has covered: a flag that a sync
+	 * clears would forget the write that returns while the sync runs. */
+	_Atomic uint64_t written, synced;
 };
 
 static off_t place(uint64_t n)
@@ -35,43 +39,79 @@ static off_t place(uint64_t n)
 	return (off_t)((n + 1) * TM_FALLBACK_PAGE);
 }
 
-static int write_at(int fd, const void *page, off_t at)
+/* All of it, or an error. A short transfer goes on at the last whole page, as O_DIRECT wants it. */
+static int write_at(int fd, const void *pages, size_t bytes, off_t at)
 {
-	ssize_t n = pwrite(fd, page, TM_FALLBACK_PAGE, at);
+	size_t done = 0;
 
-	if (n < 0)
-		return -errno;
-	return n == TM_FALLBACK_PAGE ? 0 : -EIO;
+	while (done < bytes) {
+		ssize_t n = pwrite(fd, (const char *)pages + done, bytes - done, at + (off_t)done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (n < (ssize_t)TM_FALLBACK_PAGE)
+			return -ENOSPC;
+		done += (size_t)n / TM_FALLBACK_PAGE * TM_FALLBACK_PAGE;
+	}
+	return 0;
 }
 
-static int read_at(int fd, void *ret_page, off_t at)
+static int read_at(int fd, void *ret_pages, size_t bytes, off_t at)
 {
-	ssize_t n = pread(fd, ret_page, TM_FALLBACK_PAGE, at);
+	size_t done = 0;
 
-	if (n < 0)
-		return -errno;
-	return n == TM_FALLBACK_PAGE ? 0 : -EIO;
+	while (done < bytes) {
+		ssize_t n = pread(fd, (char *)ret_pages + done, bytes - done, at + (off_t)done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (n < (ssize_t)TM_FALLBACK_PAGE)
+			return -EIO;
+		done += (size_t)n / TM_FALLBACK_PAGE * TM_FALLBACK_PAGE;
+	}
+	return 0;
 }
 
-static bool is_zero(const uint8_t *page)
+static bool is_zero(const uint8_t *bytes, size_t count)
 {
-	return page[0] == 0 && memcmp(page, page + 1, TM_FALLBACK_PAGE - 1) == 0;
+	return bytes[0] == 0 && memcmp(bytes, bytes + 1, count - 1) == 0;
 }
 
-/* Nothing in it, or our own header. */
-static int check_content(int fd, uint64_t bytes)
+/* Our own header, or nothing: no content at the start, where partition tables, file systems and
+ * swap areas (btrfs' at 64 KiB the last of them) leave their marks. */
+static int check_content(const struct tm_fallback *f, uint64_t bytes)
 {
 	_Alignas(TM_FALLBACK_PAGE) uint8_t page[TM_FALLBACK_PAGE];
+	uint64_t end = TM_MIN(bytes / TM_FALLBACK_PAGE * TM_FALLBACK_PAGE, (uint64_t)PROBE_BYTES);
 	int rc;
 
-	if (bytes == 0)
-		return 0;
-	if (bytes < TM_FALLBACK_PAGE)
+	if (f->regular && bytes % TM_FALLBACK_PAGE != 0)
 		return -EEXIST;
-	rc = read_at(fd, page, 0);
-	if (rc < 0)
-		return rc;
-	return is_zero(page) || memcmp(page, MAGIC, sizeof(MAGIC)) == 0 ? 0 : -EEXIST;
+	for (uint64_t at = 0; at < end; at += TM_FALLBACK_PAGE) {
+		rc = read_at(f->fd, page, TM_FALLBACK_PAGE, (off_t)at);
+		if (rc < 0)
+			return rc;
+		if (at == 0 && memcmp(page, MAGIC, sizeof(MAGIC)) == 0)
+			return 0;
+		if (!is_zero(page, sizeof(page)))
+			return -EEXIST;
+	}
+	return 0;
+}
+
+/* Go through the page cache if O_DIRECT could be asked for but wants more than page alignment. */
+static int settle_direct(struct tm_fallback *f)
+{
+	_Alignas(TM_FALLBACK_PAGE) uint8_t page[TM_FALLBACK_PAGE];
+
+	if (!f->direct || pread(f->fd, page, sizeof(page), 0) >= 0 || errno != EINVAL)
+		return 0;
+	f->direct = false;
+	return fcntl(f->fd, F_SETFL, 0) < 0 ? -errno : 0;
 }
 
 /* Size a regular file, check the size of a device. */
@@ -93,12 +133,15 @@ static int write_header(const struct tm_fallback *f, uint64_t pages)
 	struct header h = {.magic = MAGIC, VERSION, TM_FALLBACK_PAGE, pages};
 
 	memcpy(page, &h, sizeof(h));
-	return write_at(f->fd, page, 0);
+	return write_at(f->fd, page, sizeof(page), 0);
 }
 
 static int open_file(const char *path, bool *ret_direct)
 {
-	int flags = O_RDWR | O_CREAT | O_CLOEXEC;
+	struct stat st;
+	bool disk = stat(path, &st) == 0 && S_ISBLK(st.st_mode);
+	/* O_EXCL on a block device: nobody has it mounted, swaps to it, or opened it like this. */
+	int flags = O_RDWR | O_CLOEXEC | (disk ? O_EXCL : O_CREAT);
 	int fd = open(path, flags | O_DIRECT, 0600);
 
 	*ret_direct = fd >= 0;
@@ -111,6 +154,7 @@ static int open_file(const char *path, bool *ret_direct)
 static int claim(struct tm_fallback *f, uint64_t *ret_bytes)
 {
 	struct stat st;
+	int rc;
 
 	if (fstat(f->fd, &st) < 0)
 		return -errno;
@@ -119,17 +163,20 @@ static int claim(struct tm_fallback *f, uint64_t *ret_bytes)
 		return -EINVAL;
 	if (flock(f->fd, LOCK_EX | LOCK_NB) < 0)
 		return errno == EWOULDBLOCK ? -EBUSY : -errno;
+	rc = settle_direct(f);
+	if (rc < 0)
+		return rc;
 	*ret_bytes = (uint64_t)st.st_size;
 	if (!f->regular && ioctl(f->fd, BLKGETSIZE64, ret_bytes) < 0)
 		return -errno;
-	return check_content(f->fd, *ret_bytes);
+	return check_content(f, *ret_bytes);
 }
 
 static const char *reason_for(int rc)
 {
 	switch (rc) {
 	case -EBUSY:
-		return "another server uses it";
+		return "another server uses it, or it is mounted";
 	case -EEXIST:
 		return "it holds something that is not tmem's; remove it or name another file";
 	case -EINVAL:
@@ -171,39 +218,45 @@ void tm_fallback_close(struct tm_fallback *f)
 {
 	if (!f)
 		return;
-	/* Without the pages in RAM what lies here is of no use to anybody. */
-	if (f->regular && ftruncate(f->fd, TM_FALLBACK_PAGE) < 0)
-		f->dirty = false; /* the space stays taken until the next start */
+	/* Without the pages in RAM what lies here is of no use to anybody. If it cannot be cut off,
+	 * the space stays taken until the next start. */
+	if (f->regular)
+		(void)!ftruncate(f->fd, TM_FALLBACK_PAGE);
 	close(f->fd);
 	free(f);
 }
 
-int tm_fallback_read(struct tm_fallback *f, uint64_t n, void *ret_page)
+int tm_fallback_read(struct tm_fallback *f, uint64_t n, unsigned int count, void *ret_pages)
 {
-	return read_at(f->fd, ret_page, place(n));
+	return read_at(f->fd, ret_pages, (size_t)count * TM_FALLBACK_PAGE, place(n));
 }
 
-int tm_fallback_write(struct tm_fallback *f, uint64_t n, const void *page)
+int tm_fallback_write(struct tm_fallback *f, uint64_t n, unsigned int count, const void *pages)
 {
-	atomic_store(&f->dirty, true);
-	return write_at(f->fd, page, place(n));
+	int rc = write_at(f->fd, pages, (size_t)count * TM_FALLBACK_PAGE, place(n));
+
+	atomic_fetch_add(&f->written, 1);
+	return rc;
 }
 
-void tm_fallback_discard(struct tm_fallback *f, uint64_t n)
+void tm_fallback_discard(struct tm_fallback *f, uint64_t n, unsigned int count)
 {
 	/* Best effort: where it cannot be done the blocks just stay ours. */
-	(void)!fallocate(
-		f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, place(n), TM_FALLBACK_PAGE);
+	(void)!fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, place(n),
+		(off_t)count * TM_FALLBACK_PAGE);
 }
 
 int tm_fallback_sync(struct tm_fallback *f)
 {
-	if (!atomic_exchange(&f->dirty, false))
+	uint64_t written = atomic_load(&f->written), synced = atomic_load(&f->synced);
+
+	if (synced >= written)
 		return 0;
-	if (fdatasync(f->fd) == 0)
-		return 0;
-	atomic_store(&f->dirty, true);
-	return -errno;
+	if (fdatasync(f->fd) < 0)
+		return -errno;
+	while (synced < written && !atomic_compare_exchange_weak(&f->synced, &synced, written))
+		;
+	return 0;
 }
 
 bool tm_fallback_is_direct(const struct tm_fallback *f)

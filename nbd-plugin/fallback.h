@@ -27,7 +27,8 @@ struct tm_fallback;
 
 /*
  * Open or create (sparse, mode 0600) the file for a device of `pages` pages, and lock it.
- * 0; -EBUSY another server has it; -EEXIST it holds something else; -EINVAL neither a regular file
+ * 0; -EBUSY another server has it, or it
+ * is mounted or swapped to; -EEXIST it holds something else; -EINVAL neither a regular file
  * nor a block device; -ENOSPC no room for even the header, or a block device too small; -EROFS,
  * -EACCES and whatever open, fstat and write say. `ret_reason` is always set.
  */
@@ -37,15 +38,17 @@ int tm_fallback_open(const char *path, uint64_t pages, struct tm_fallback **ret_
 /* Give the disk space back and close. */
 void tm_fallback_close(struct tm_fallback *f);
 
-/* One page. Both `page` are aligned to TM_FALLBACK_PAGE. 0 or -errno; a short transfer is -EIO. */
-int tm_fallback_read(struct tm_fallback *f, uint64_t n, void *ret_page);
-int tm_fallback_write(struct tm_fallback *f, uint64_t n, const void *page);
+/* `count` pages from page `n`. The buffers are aligned to TM_FALLBACK_PAGE. 0 or -errno; a transfer
+ * that ends early is -ENOSPC (write) or -EIO (read). After a failed write each page holds its old
+ * content, its new one, or what the disk made of it. */
+int tm_fallback_read(struct tm_fallback *f, uint64_t n, unsigned int count, void *ret_pages);
+int tm_fallback_write(struct tm_fallback *f, uint64_t n, unsigned int count, const void *pages);
 
-/* The page is not needed any more: give its blocks back where the file system can. */
-void tm_fallback_discard(struct tm_fallback *f, uint64_t n);
+/* The pages are not needed any more: give their blocks back where the file system can. */
+void tm_fallback_discard(struct tm_fallback *f, uint64_t n, unsigned int count);
 
-/* Make everything written so far durable; does nothing when nothing was written since the last
- * time. 0 or -errno; after an error the next call tries again. */
+/* Make every write that returned before this call durable; does nothing when they are already.
+ * 0 or -errno; after an error the next call tries again. */
 int tm_fallback_sync(struct tm_fallback *f);
 
 bool tm_fallback_is_direct(const struct tm_fallback *f);

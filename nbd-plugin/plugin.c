@@ -9,7 +9,9 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include <ctype.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -50,6 +52,20 @@ static int config_path(char **ret_path, const char *value)
 	return *ret_path ? 0 : -1;
 }
 
+/* As tm_open() wants it; by then we may be in the background, where nobody reads errors. */
+static int config_name(const char *value)
+{
+	size_t n = strlen(value);
+
+	for (size_t i = 0; i < n; i++)
+		if (!isprint((unsigned char)value[i]))
+			n = 0;
+	if (n > 0 && n <= TM_NAME_MAX)
+		return 0;
+	nbdkit_error("pool: a name has 1 to %d bytes, all of them printable", TM_NAME_MAX);
+	return -1;
+}
+
 static int tmem_config(const char *key, const char *value)
 {
 	if (strcmp(key, "size") == 0) {
@@ -68,14 +84,8 @@ static int tmem_config(const char *key, const char *value)
 		return config.socket ? 0 : -1;
 	}
 	if (strcmp(key, "pool") == 0) {
-		size_t n = strlen(value);
-
-		if (n == 0 || n > TM_NAME_MAX) {
-			nbdkit_error("pool=%s: a name has 1 to %d bytes", value, TM_NAME_MAX);
-			return -1;
-		}
 		config.pool = value;
-		return 0;
+		return config_name(value);
 	}
 	nbdkit_error(
 		"unknown parameter %s; there are size, fallback, limit, pool and tmem-socket", key);
@@ -226,11 +236,29 @@ static int tmem_can_cache(void *handle)
 	return NBDKIT_CACHE_NATIVE;
 }
 
+/* Failures are the client's to see and the counters' to show; of each kind the log gets the first.
+ */
+static void say_once(int err)
+{
+	static atomic_flag full = ATOMIC_FLAG_INIT, lost = ATOMIC_FLAG_INIT,
+			   other = ATOMIC_FLAG_INIT;
+
+	if (err == ENOSPC && !atomic_flag_test_and_set(&full))
+		nbdkit_error("no room: memory is full, %s; writes fail until there is",
+			config.fallback ? "and so is the fallback" : "and there is no fallback");
+	else if (err == EIO && !atomic_flag_test_and_set(&lost))
+		nbdkit_error("a page is lost: damaged, destroyed by an operator, or unreadable on "
+			     "the fallback");
+	else if (err != ENOSPC && err != EIO && !atomic_flag_test_and_set(&other))
+		nbdkit_error("fallback: %s", strerror(err));
+}
+
 /* nbdkit wants -1 and errno. */
 static int answer(int rc)
 {
 	if (rc == 0)
 		return 0;
+	say_once(-rc);
 	errno = -rc;
 	return -1;
 }
@@ -288,7 +316,7 @@ static int tmem_extents(void *handle, uint32_t count, uint64_t offset, uint32_t 
 	(void)handle;
 	while (offset < end) {
 		bool hole;
-		uint64_t run = tm_device_run(device, end - offset, offset, &hole);
+		uint64_t run = tm_device_extent(device, end - offset, offset, &hole);
 
 		if (nbdkit_add_extent(extents, offset, run,
 			    hole ? NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO : 0) < 0)
@@ -329,5 +357,8 @@ static struct nbdkit_plugin plugin = {
 	.extents = tmem_extents,
 	.errno_is_preserved = 1,
 };
+
+/* nbdkit's header defines it without declaring it. */
+NBDKIT_DLL_PUBLIC struct nbdkit_plugin *plugin_init(void);
 
 NBDKIT_REGISTER_PLUGIN(plugin)

@@ -62,6 +62,7 @@ map() { nbdinfo --map "$URI" | awk '{ print $1, $2, $3 }'; }
 	fails_with 'limit: at least' size=1G limit=1M
 	fails_with 'unknown parameter color' size=1G color=blue
 	fails_with 'a name has 1 to 63 bytes' size=1G pool=
+	fails_with 'printable' size=1G pool=$'two\nlines'
 	fails_with 'a name has 1 to 63 bytes' size=1G "pool=$(printf 'x%.0s' {1..64})"
 }
 

@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "nbd-plugin/chunk.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "core/util.h"
+
+/* The device is one object; page n is index n. */
+static const struct tm_oid device_oid = {{0, 0, 0}};
+
+/* The part of page i that a chunk covers. */
+struct slice {
+	uint32_t at;     /* from the chunk's first byte */
+	uint32_t offset; /* in the page */
+	uint32_t length;
+	bool whole; /* all of the page, or all that the device has of its last one */
+};
+
+static struct slice slice_of(const struct tm_chunk *c, unsigned int i)
+{
+	uint32_t head = (uint32_t)(c->offset % TM_DEVICE_PAGE);
+	struct slice s = {0};
+	uint64_t end;
+
+	if (i == 0)
+		s.offset = head;
+	else
+		s.at = i * TM_DEVICE_PAGE - head;
+	s.length = TM_MIN(TM_DEVICE_PAGE - s.offset, c->length - s.at);
+	end = c->offset + s.at + s.length;
+	s.whole = s.offset == 0 && (s.length == TM_DEVICE_PAGE || end == c->device->bytes);
+	return s;
+}
+
+static bool is_zero(const uint8_t *bytes, size_t count)
+{
+	return bytes[0] == 0 && memcmp(bytes, bytes + 1, count - 1) == 0;
+}
+
+static uint8_t *buffer_page(struct tm_chunk *c, unsigned int i)
+{
+	if (!c->buffer)
+		c->buffer = tm_buffers_get(c->device->buffers);
+	return c->buffer + (size_t)i * TM_DEVICE_PAGE;
+}
+
+static enum tm_place place_of(const struct tm_chunk *c, unsigned int i)
+{
+	return tm_place_of(c->device, c->first + i);
+}
+
+/* How many pages from i on are all on the fallback. */
+static unsigned int fallback_span(const struct tm_chunk *c, unsigned int i)
+{
+	unsigned int n = 0;
+
+	while (i + n < c->pages && place_of(c, i + n) == TM_ON_FALLBACK)
+		n++;
+	return n;
+}
+
+/* How many bits from i on are set. */
+static unsigned int mask_span(uint32_t mask, unsigned int i)
+{
+	unsigned int n = 0;
+
+	while (i + n < TM_RUN_PAGES && mask >> (i + n) & 1)
+		n++;
+	return n;
+}
+
+/* --- a page leaves one place for another ------------------------------------------------------ */
+
+static void set_place_locked(struct tm_chunk *c, unsigned int i, enum tm_place to)
+{
+	struct tm_device *d = c->device;
+	enum tm_place from = place_of(c, i);
+
+	if (from == to)
+		return;
+	atomic_store_explicit(&d->map[c->first + i], to, memory_order_release);
+	if (from == TM_ON_FALLBACK)
+		c->left |= 1u << i;
+	if (from == TM_ON_FALLBACK || to == TM_ON_FALLBACK)
+		tm_device_count(d, TM_STAT_FALLBACK_PAGES, to == TM_ON_FALLBACK ? 1 : -1);
+	if (from == TM_IN_TMEM)
+		d->tmem->ops->flush_page(d->tmem, d->pool, &device_oid, (uint32_t)(c->first + i));
+}
+
+static void forget_locked(struct tm_chunk *c, unsigned int i)
+{
+	set_place_locked(c, i, TM_NOWHERE);
+}
+
+/* Offer a whole page to tmem. `write` keeps the old page when it refuses, `put` would not: so a
+ * page in tmem is written, any other is put. 0, or refused for whatever reason. */
+static int store_locked(struct tm_chunk *c, unsigned int i, const uint8_t *page)
+{
+	struct tm_device *d = c->device;
+	const struct tmem_ops *ops = d->tmem->ops;
+	uint32_t index = (uint32_t)(c->first + i);
+	int rc;
+
+	if (place_of(c, i) == TM_IN_TMEM)
+		return ops->write(d->tmem, d->pool, &device_oid, index, 0, TM_DEVICE_PAGE, page);
+	rc = ops->put(d->tmem, d->pool, &device_oid, index, page);
+	if (rc == 0)
+		set_place_locked(c, i, TM_IN_TMEM);
+	return rc;
+}
+
+/* Write all refused pages to the fallback, neighbours together. */
+static int spill_locked(struct tm_chunk *c)
+{
+	struct tm_device *d = c->device;
+
+	for (unsigned int i = 0, n; i < c->pages; i += n) {
+		int rc;
+
+		n = mask_span(c->refused, i);
+		if (n == 0) {
+			n = 1;
+			continue;
+		}
+		rc = tm_fallback_write(d->fallback, c->first + i, n, buffer_page(c, i));
+		if (rc < 0) {
+			tm_device_count(d, TM_STAT_FALLBACK_ERRORS, 1);
+			return rc;
+		}
+		tm_device_count(d, TM_STAT_FALLBACK_WRITES, n);
+		for (unsigned int k = i; k < i + n; k++)
+			set_place_locked(c, k, TM_ON_FALLBACK);
+	}
+	return 0;
+}
+
+/* --- what is on a page ------------------------------------------------------------------------ */
+
+/* Read `n` neighbours on the fallback into their places in the buffer. */
+static int load_locked(struct tm_chunk *c, unsigned int i, unsigned int n)
+{
+	struct tm_device *d = c->device;
+	int rc = tm_fallback_read(d->fallback, c->first + i, n, buffer_page(c, i));
+
+	if (rc < 0)
+		tm_device_count(d, TM_STAT_FALLBACK_ERRORS, 1);
+	else
+		tm_device_count(d, TM_STAT_FALLBACK_READS, n);
+	return rc;
+}
+
+/* From tmem. A page that should be there and is not, or not whole, is an error, never zeros. */
+static int fetch_locked(
+	struct tm_chunk *c, unsigned int i, uint32_t offset, uint32_t length, uint8_t *ret_bytes)
+{
+	struct tmem *t = c->device->tmem;
+	uint32_t index = (uint32_t)(c->first + i);
+	int rc;
+
+	if (length == TM_DEVICE_PAGE)
+		rc = t->ops->get(t, c->device->pool, &device_oid, index, ret_bytes);
+	else
+		rc = t->ops->read(
+			t, c->device->pool, &device_oid, index, offset, length, ret_bytes);
+	return rc < 0 ? -EIO : 0;
+}
+
+int tm_chunk_read_locked(struct tm_chunk *c, uint8_t *ret_buf)
+{
+	int rc = 0;
+
+	for (unsigned int i = 0, n; i < c->pages && rc == 0; i += n) {
+		struct slice s = slice_of(c, i);
+
+		n = 1;
+		switch (place_of(c, i)) {
+		case TM_NOWHERE:
+			memset(ret_buf + s.at, 0, s.length);
+			break;
+		case TM_IN_TMEM:
+			rc = fetch_locked(c, i, s.offset, s.length, ret_buf + s.at);
+			break;
+		case TM_ON_FALLBACK:
+			n = fallback_span(c, i);
+			rc = load_locked(c, i, n);
+			for (unsigned int k = i; k < i + n && rc == 0; k++) {
+				s = slice_of(c, k);
+				memcpy(ret_buf + s.at, buffer_page(c, k) + s.offset, s.length);
+			}
+			break;
+		}
+	}
+	return rc;
+}
+
+/* --- requests that change pages --------------------------------------------------------------- */
+
+/* The whole page in the buffer, as it is to be: what it holds, and the slice on top. */
+static int merge_locked(struct tm_chunk *c, unsigned int i, struct slice s, const uint8_t *from)
+{
+	uint8_t *page = buffer_page(c, i);
+	int rc = 0;
+
+	switch (place_of(c, i)) {
+	case TM_NOWHERE:
+		memset(page, 0, TM_DEVICE_PAGE);
+		break;
+	case TM_IN_TMEM:
+		rc = fetch_locked(c, i, 0, TM_DEVICE_PAGE, page);
+		break;
+	case TM_ON_FALLBACK:
+		rc = load_locked(c, i, 1);
+		break;
+	}
+	if (rc < 0)
+		return rc;
+	if (from)
+		memcpy(page + s.offset, from, s.length);
+	else
+		memset(page + s.offset, 0, s.length);
+	return 0;
+}
+
+static int write_page_locked(struct tm_chunk *c, unsigned int i, const uint8_t *buf)
+{
+	struct slice s = slice_of(c, i);
+	const uint8_t *from = buf ? buf + s.at : NULL;
+	const uint8_t *page = from;
+	int rc;
+
+	if (s.whole && (!from || is_zero(from, s.length))) {
+		forget_locked(c, i);
+		return 0;
+	}
+	if (s.length < TM_DEVICE_PAGE) {
+		rc = merge_locked(c, i, s, from);
+		if (rc < 0)
+			return rc;
+		page = buffer_page(c, i);
+		if (is_zero(page, TM_DEVICE_PAGE)) {
+			forget_locked(c, i);
+			return 0;
+		}
+	}
+	if (store_locked(c, i, page) == 0)
+		return 0;
+	if (!c->device->fallback)
+		return -ENOSPC;
+	if (page == from)
+		memcpy(buffer_page(c, i), page, TM_DEVICE_PAGE);
+	c->refused |= 1u << i;
+	return 0;
+}
+
+int tm_chunk_write_locked(struct tm_chunk *c, const uint8_t *buf)
+{
+	int rc = 0, spilled;
+
+	for (unsigned int i = 0; i < c->pages && rc == 0; i++)
+		rc = write_page_locked(c, i, buf);
+	spilled = c->refused ? spill_locked(c) : 0;
+	return rc < 0 ? rc : spilled;
+}
+
+int tm_chunk_cache_locked(struct tm_chunk *c)
+{
+	int rc = 0;
+
+	for (unsigned int i = 0, n; i < c->pages && rc == 0; i += n) {
+		n = fallback_span(c, i);
+		if (n == 0) {
+			n = 1;
+			continue;
+		}
+		rc = load_locked(c, i, n);
+		for (unsigned int k = i; k < i + n && rc == 0; k++)
+			(void)store_locked(c, k, buffer_page(c, k));
+	}
+	return rc;
+}
+
+void tm_chunk_trim_locked(struct tm_chunk *c)
+{
+	for (unsigned int i = 0; i < c->pages; i++)
+		if (slice_of(c, i).whole)
+			forget_locked(c, i);
+	if (c->length == TM_RUN_BYTES)
+		return; /* the run's blocks go all at once */
+	for (unsigned int i = 0, n; i < c->pages; i += n) {
+		n = mask_span(c->left, i);
+		if (n > 0)
+			tm_fallback_discard(c->device->fallback, c->first + i, n);
+		n = TM_MAX(n, 1u);
+	}
+}
