@@ -11,10 +11,14 @@ swap_on() {
 	defer 'kill $(cat '"$T"'/nbd.pid)'
 	DEV=$("$REPO/tools/swap-attach" "$T/nbd.sock")
 	defer "$REPO/tools/swap-attach -d $DEV"
+	SECTORS=$(sectors_written)
 }
 
-swapped_out() { # BYTES: the kernel wrote at least that much
-	[ "$(awk -v d="/sys/block/${DEV##*/}/stat" 'BEGIN { getline < d; print $7 * 512 }')" -ge "$1" ]
+# Sectors written to the device since the machine started.
+sectors_written() { awk '{ print $7 }' "/sys/block/${DEV##*/}/stat"; }
+
+swapped_out() { # BYTES: the kernel wrote at least that much since swap_on
+	[ $((($(sectors_written) - SECTORS) * 512)) -ge "$1" ]
 }
 
 @test "a process over its limit swaps to memory and finds every page right" {
