@@ -151,7 +151,9 @@ format: ## rewrite the sources with clang-format
 
 BIN  = $(DESTDIR)$(PREFIX)/bin
 SBIN = $(DESTDIR)$(PREFIX)/sbin
-MAN  = $(DESTDIR)$(PREFIX)/share/man
+SHARE = $(DESTDIR)$(PREFIX)/share
+MAN  = $(SHARE)/man
+UNITDIR ?= $(PREFIX)/lib/systemd/system
 PLUGINDIR ?= $(shell pkg-config --variable=plugindir nbdkit 2>/dev/null)
 
 install: all ## install below DESTDIR and PREFIX
@@ -162,6 +164,14 @@ install: all ## install below DESTDIR and PREFIX
 	install -m 755 $(B)/nbdkit-tmem-plugin.so $(DESTDIR)$(PLUGINDIR)
 	install -m 644 $(wildcard man/*.1) $(MAN)/man1
 	install -m 644 $(wildcard man/*.8) $(MAN)/man8
+	install -d $(DESTDIR)$(UNITDIR) $(SHARE)/doc/tmem $(SHARE)/bash-completion/completions \
+		$(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+	install -m 644 etc/*.service $(DESTDIR)$(UNITDIR)
+	install -m 644 README.md etc/tmemd.conf etc/fstab.example docs/*.md $(SHARE)/doc/tmem
+	install -m 644 etc/completion/tmemctl.bash $(SHARE)/bash-completion/completions/tmemctl
+	ln -sf tmemctl $(SHARE)/bash-completion/completions/tmemstat
+	install -m 644 etc/completion/_tmemctl $(SHARE)/zsh/site-functions
+	install -m 644 etc/completion/tmemctl.fish $(SHARE)/fish/vendor_completions.d
 
 clean: ## remove build/
 	rm -rf build

@@ -41,6 +41,7 @@
 #define BACKOFF_MAX_MS     1000
 #define BACKOFF_VERSION_MS 10000
 #define REPLY_TIMEOUT_MS   10000
+#define RECLAIM_TIMEOUT_MS 2000
 #define THREAD_STACK       (256u << 10)
 
 struct tm_link {
@@ -107,18 +108,15 @@ static int link_handle(struct tm_link *link, struct tm_conn *conn, const json_t 
 	return 0; /* an event of a newer host is no business of ours */
 }
 
-/* Hand the ledger over and wait for the answer; events may come before it. 0; -EACCES refused; as
- * link_greet and link_handle. */
-static int link_join(struct tm_link *link, struct tm_conn *conn)
+/* Send a request and wait for its answer; events may come before it. Steals `arguments`. 0; -EACCES
+ * refused; as link_greet and link_handle. */
+static int link_ask(
+	struct tm_link *link, struct tm_conn *conn, const char *execute, json_t *arguments, int fd)
 {
-	json_t *arguments = json_pack("{s:s,s:s,s:I,s:i}", "name", link->name, "type", link->type,
-		"pid", (json_int_t)getpid(), "protocol", TM_PROTO_VERSION);
 	bool answered = false;
-	int rc;
+	int rc = arguments ? tm_conn_send(conn, tm_proto_request(execute, arguments, NULL), fd)
+			   : -ENOMEM;
 
-	if (!arguments)
-		return -ENOMEM;
-	rc = tm_conn_send(conn, tm_proto_request("join", arguments, NULL), link->params.ledger_fd);
 	while (rc == 0 && !answered) {
 		json_t *message;
 
@@ -133,6 +131,35 @@ static int link_join(struct tm_link *link, struct tm_conn *conn)
 		json_decref(message);
 	}
 	return rc;
+}
+
+static int link_keep(struct tm_link *link, struct tm_conn *conn, const char *what, int fd)
+{
+	if (fd < 0)
+		return 0;
+	return link_ask(link, conn, "keep", json_pack("{s:s}", "what", what), fd);
+}
+
+/* Hand over the ledger, then what shall be kept. */
+static int link_join(struct tm_link *link, struct tm_conn *conn)
+{
+	int rc = link_ask(link, conn, "join",
+		json_pack("{s:s,s:s,s:I,s:i}", "name", link->name, "type", link->type, "pid",
+			(json_int_t)getpid(), "protocol", TM_PROTO_VERSION),
+		link->params.ledger_fd);
+
+	/* The state first: a store is of no use without it. */
+	if (rc == 0)
+		rc = link_keep(link, conn, "state", link->params.state_fd);
+	if (rc == 0)
+		rc = link_keep(link, conn, "store", link->params.store_fd);
+	return rc;
+}
+
+/* Going in peace: nothing is to be kept. A full socket is no reason to wait. */
+static void link_leave(struct tm_conn *conn)
+{
+	(void)tm_conn_send(conn, tm_proto_request("leave", NULL, NULL), -1);
 }
 
 /* Serve a host until it goes away. Never 0. */
@@ -171,6 +198,8 @@ static int link_attempt(struct tm_link *link, bool *ret_joined)
 		count(&link->joins);
 		*ret_joined = true;
 		rc = link_serve(link, conn);
+		if (rc == -ECANCELED || rc == -ESHUTDOWN)
+			link_leave(conn);
 	}
 	tm_conn_close(conn);
 	return rc;
@@ -255,6 +284,74 @@ int tm_link_start(const struct tm_link_params *params, struct tm_link **ret_link
 		link_free(link);
 	else
 		*ret_link = link;
+	return rc;
+}
+
+/* One question to the host. 0, *ret_fd and *ret_reply (the caller's reference); -ENOENT. */
+static int reclaim(struct tm_conn *conn, const char *name, const char *type, const char *what,
+	int *ret_fd, json_t **ret_reply)
+{
+	json_t *arguments = json_pack("{s:s,s:s,s:s}", "name", name, "type", type, "what", what);
+	json_t *message;
+	int rc, fd;
+
+	if (!arguments)
+		return -ENOMEM;
+	rc = tm_conn_send(conn, tm_proto_request("reclaim", arguments, NULL), -1);
+	if (rc == 0)
+		rc = tm_conn_receive(conn, -1, RECLAIM_TIMEOUT_MS, &message);
+	if (rc < 0)
+		return rc;
+	fd = tm_conn_take_fd(conn);
+	if (fd < 0 || !json_object_get(message, "return")) {
+		json_decref(message);
+		if (fd >= 0)
+			close(fd);
+		return -ENOENT;
+	}
+	*ret_fd = fd;
+	*ret_reply = message;
+	return 0;
+}
+
+static int reclaim_all(
+	struct tm_conn *conn, const char *name, const char *type, struct tm_legacy *ret_legacy)
+{
+	struct tm_legacy legacy = {-1, -1, 0};
+	json_t *message;
+	int rc = tm_conn_receive(conn, -1, RECLAIM_TIMEOUT_MS, &message);
+
+	if (rc < 0)
+		return rc;
+	rc = tm_proto_greeting_version(message) == TM_PROTO_VERSION ? 0 : -EPROTO;
+	json_decref(message);
+	if (rc == 0)
+		rc = reclaim(conn, name, type, "store", &legacy.store_fd, &message);
+	if (rc < 0)
+		return rc;
+	legacy.segment_bytes = (uint32_t)json_integer_value(
+		json_object_get(json_object_get(message, "return"), "segment_bytes"));
+	json_decref(message);
+	if (reclaim(conn, name, type, "state", &legacy.state_fd, &message) == 0)
+		json_decref(message);
+	*ret_legacy = legacy;
+	return 0;
+}
+
+int tm_link_reclaim(
+	const char *socket, const char *name, const char *type, struct tm_legacy *ret_legacy)
+{
+	TM_AUTO_FREE char *path = tm_socket_path(socket);
+	struct tm_conn *conn;
+	int rc;
+
+	if (!path)
+		return -ENOMEM;
+	rc = tm_conn_dial(path, &conn);
+	if (rc < 0)
+		return rc;
+	rc = reclaim_all(conn, name, type, ret_legacy);
+	tm_conn_close(conn);
 	return rc;
 }
 

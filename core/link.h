@@ -38,8 +38,24 @@ struct tm_link_params {
 	const char *socket; /* NULL: tm_socket_path() */
 	int ledger_fd;      /* borrowed: must stay open until tm_link_stop() */
 	bool start_host;    /* run tmemd when nothing listens */
+
+	/* What the host shall keep when this process dies without tm_link_stop(): the mapping of
+	 * the store and the front end's own state. Borrowed like ledger_fd; -1: nothing. */
+	int store_fd, state_fd;
+
 	struct tm_link_ops ops;
 };
+
+/* What a client of the same name, type and user left with the host when its process died. */
+struct tm_legacy {
+	int store_fd, state_fd; /* the caller's; state_fd may be -1 */
+	uint32_t segment_bytes; /* of the store */
+};
+
+/* Ask the host for it. Waits for the host at most 2 s a question; starts none. 0 and *ret_legacy;
+ * -ENOENT nothing there; -ENOENT, -ECONNREFUSED no host; -errno. */
+int tm_link_reclaim(
+	const char *socket, const char *name, const char *type, struct tm_legacy *ret_legacy);
 
 /* Start the thread; all strings are copied. 0; -ENOMEM; -ENAMETOOLONG a socket path that does not
  * fit a sockaddr_un; errno of pthread_create. */

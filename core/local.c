@@ -164,7 +164,34 @@ static bool wants_host(const char *socket)
 	return !socket || strcmp(socket, "none") != 0;
 }
 
-static int start_link(struct local *l, const struct tm_open_params *params)
+/* Take over what a predecessor left, else begin anew. *ret_state_fd is the predecessor's or -1. */
+static int open_store(struct local *l, const struct tm_open_params *params, int *ret_state_fd)
+{
+	struct tm_store_params store = {
+		.ledger = l->ledger,
+		.limit = params->limit ? params->limit : tm_limit_default(),
+	};
+	struct tm_legacy legacy;
+	int rc;
+
+	*ret_state_fd = -1;
+	if (!params->survive || !wants_host(params->socket) ||
+		tm_link_reclaim(params->socket, params->name, params->type, &legacy) < 0)
+		return tm_store_create(&store, &l->store);
+
+	store.segment_bytes = legacy.segment_bytes;
+	rc = tm_store_recover(&store, legacy.store_fd, false, &l->store);
+	if (rc == 0) {
+		*ret_state_fd = legacy.state_fd;
+		return 0;
+	}
+	close(legacy.store_fd);
+	if (legacy.state_fd >= 0)
+		close(legacy.state_fd);
+	return rc;
+}
+
+static int start_link(struct local *l, const struct tm_open_params *params, int state_fd)
 {
 	struct tm_link_params link = {
 		.name = params->name,
@@ -172,6 +199,8 @@ static int start_link(struct local *l, const struct tm_open_params *params)
 		.socket = params->socket,
 		.ledger_fd = l->ledger_fd,
 		.start_host = params->start_host,
+		.store_fd = params->survive ? tm_store_fd(l->store) : -1,
+		.state_fd = state_fd,
 		.ops = {on_release, on_shrink, on_destroy, l},
 	};
 
@@ -180,10 +209,8 @@ static int start_link(struct local *l, const struct tm_open_params *params)
 
 int tm_open(const struct tm_open_params *params, struct tmem **ret_tmem)
 {
-	struct tm_store_params store = {
-		.limit = params->limit ? params->limit : tm_limit_default()};
 	struct local *l;
-	int rc;
+	int rc, state_fd;
 
 	if (!is_good_name(params->name) || !is_good_name(params->type))
 		return -EINVAL;
@@ -196,11 +223,16 @@ int tm_open(const struct tm_open_params *params, struct tmem **ret_tmem)
 	rc = tm_ledger_create(&l->ledger, &l->ledger_fd);
 	if (rc < 0)
 		goto free_local;
-	store.ledger = l->ledger;
-	rc = tm_store_create(&store, &l->store);
+	rc = open_store(l, params, &state_fd);
 	if (rc < 0)
 		goto close_ledger;
-	rc = start_link(l, params);
+	if (params->state) {
+		state_fd = params->state(params->opaque, state_fd);
+		/* The store is left open: closing it would empty the mapping for everybody. */
+		if (state_fd < -1)
+			return state_fd;
+	}
+	rc = start_link(l, params, state_fd);
 	if (rc < 0)
 		goto destroy_store;
 	*ret_tmem = &l->tmem;

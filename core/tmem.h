@@ -151,6 +151,18 @@ struct tm_open_params {
 	uint64_t limit;  /* most bytes this client may ever use, all counted; 0: TM_LIMIT_DEFAULT */
 	bool start_host; /* start tmemd when nothing answers on the socket */
 
+	/*
+	 * Survive: what this client stores outlives its process as long as the host lives, and the
+	 * next client of its name, type and user finds it: new_pool with the flags and attributes
+	 * of a pool that was left gives that pool. `state` may be NULL; else it is called once,
+	 * before tm_open returns, with the descriptor of the predecessor's own state (the callee's
+	 * from then on), or -1 when nothing was left. It returns the descriptor of the state to
+	 * keep (borrowed), -1 for none, or another negative errno: tm_open then fails with that,
+	 * and what the predecessor left stays as it is.
+	 */
+	bool survive;
+	int (*state)(void *opaque, int predecessor_fd);
+
 	/* An operator destroyed this client (`tmemctl destroy`): its pools are gone for good and
 	 * every call says -ENOENT. Called once, from the host link's thread, after the fact. May be
 	 * NULL. */

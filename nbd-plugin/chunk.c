@@ -6,8 +6,7 @@
 
 #include "core/util.h"
 
-/* The device is one object; page n is index n. */
-static const struct tm_oid device_oid = {{0, 0, 0}};
+static const struct tm_oid device_oid = TM_DEVICE_OID;
 
 /* The part of page i that a chunk covers. */
 struct slice {

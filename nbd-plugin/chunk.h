@@ -13,11 +13,20 @@
 
 #include "nbd-plugin/buffers.h"
 #include "nbd-plugin/device.h"
+#include "nbd-plugin/state.h"
 
 #define TM_RUN_PAGES   32u /* as many as a bit mask has bits */
 #define TM_RUN_BYTES   (TM_RUN_PAGES * TM_DEVICE_PAGE)
 #define TM_LOCKS       1024u
 #define TM_DEV_BUFFERS 16u
+
+/* The device is one object; page n is index n. */
+#define TM_DEVICE_OID                                                                              \
+	{                                                                                          \
+		{                                                                                  \
+			0, 0, 0                                                                    \
+		}                                                                                  \
+	}
 
 enum tm_place {
 	TM_NOWHERE, /* zeros */
@@ -31,7 +40,8 @@ struct tm_device {
 	struct tmem *tmem;
 	int pool;
 	struct tm_buffers *buffers; /* of a run each */
-	_Atomic uint8_t *map;       /* [pages]: enum tm_place, each changed under its page's lock */
+	struct tm_state *state;
+	_Atomic uint8_t *map; /* the state's; [pages]: enum tm_place, each under its page's lock */
 	pthread_mutex_t locks[TM_LOCKS];
 };
 

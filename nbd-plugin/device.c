@@ -3,17 +3,22 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #include "core/util.h"
 #include "nbd-plugin/chunk.h"
 
 /* --- life ------------------------------------------------------------------------------------- */
 
+static const uint8_t *fallback_id(const struct tm_device *d)
+{
+	static const uint8_t none[TM_FALLBACK_ID_BYTES];
+
+	return d->fallback ? tm_fallback_id(d->fallback) : none;
+}
+
 int tm_device_create(uint64_t bytes, struct tm_fallback *fallback, struct tm_device **ret_device)
 {
 	struct tm_device *d = calloc(1, sizeof(*d));
-	void *map;
 
 	if (!d)
 		return -ENOMEM;
@@ -21,11 +26,10 @@ int tm_device_create(uint64_t bytes, struct tm_fallback *fallback, struct tm_dev
 	d->pages = (bytes + TM_DEVICE_PAGE - 1) / TM_DEVICE_PAGE;
 	if (tm_buffers_create(TM_DEV_BUFFERS, TM_RUN_BYTES, &d->buffers) < 0)
 		goto free_device;
-	map = mmap(NULL, d->pages, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (map == MAP_FAILED)
-		goto free_buffers;
-	d->map = map;
 	d->fallback = fallback;
+	if (tm_state_create(d->pages, fallback_id(d), &d->state) < 0)
+		goto free_buffers;
+	d->map = tm_state_map(d->state);
 	d->tmem = tm_none();
 	for (unsigned int i = 0; i < TM_LOCKS; i++)
 		pthread_mutex_init(&d->locks[i], NULL);
@@ -39,6 +43,53 @@ free_device:
 	return -ENOMEM;
 }
 
+int tm_device_begin(struct tm_device *d, int *ret_state_fd)
+{
+	int rc = d->fallback ? tm_fallback_reset(d->fallback) : 0;
+
+	/* The state names the fallback as it is now. */
+	tm_state_destroy(d->state);
+	d->state = NULL;
+	if (rc == 0)
+		rc = tm_state_create(d->pages, fallback_id(d), &d->state);
+	if (rc < 0)
+		return rc;
+	d->map = tm_state_map(d->state);
+	*ret_state_fd = tm_state_fd(d->state);
+	return 0;
+}
+
+int tm_device_resume(
+	struct tm_device *d, int fd, int *ret_state_fd, char ret_reason[static TM_STATE_REASON_MAX])
+{
+	struct tm_state *state;
+	int rc = tm_state_adopt(fd, d->pages, fallback_id(d), &state, ret_reason);
+
+	if (rc < 0)
+		return rc;
+	tm_state_destroy(d->state);
+	d->state = state;
+	d->map = tm_state_map(state);
+	*ret_state_fd = tm_state_fd(state);
+	return 0;
+}
+
+/* After a kill tmem may hold pages that nobody was promised, or that were given up already. */
+static void settle_pages(struct tm_device *d)
+{
+	static const struct tm_oid oid = TM_DEVICE_OID;
+	int64_t on_fallback = 0;
+
+	for (uint64_t n = 0; n < d->pages; n++) {
+		enum tm_place place = tm_place_of(d, n);
+
+		on_fallback += place == TM_ON_FALLBACK;
+		if (place != TM_IN_TMEM)
+			d->tmem->ops->flush_page(d->tmem, d->pool, &oid, (uint32_t)n);
+	}
+	tm_device_count(d, TM_STAT_FALLBACK_PAGES, on_fallback);
+}
+
 int tm_device_attach(struct tm_device *d, struct tmem *tmem, const char *pool_name)
 {
 	struct tm_pool_params params = {
@@ -50,7 +101,10 @@ int tm_device_attach(struct tm_device *d, struct tmem *tmem, const char *pool_na
 
 	d->tmem = tmem;
 	d->pool = tmem->ops->new_pool(tmem, &params);
-	return TM_MIN(d->pool, 0);
+	if (d->pool < 0)
+		return d->pool;
+	settle_pages(d);
+	return 0;
 }
 
 void tm_device_destroy(struct tm_device *d)
@@ -59,7 +113,7 @@ void tm_device_destroy(struct tm_device *d)
 		return;
 	d->tmem->ops->close(d->tmem);
 	tm_fallback_close(d->fallback);
-	munmap((void *)d->map, d->pages);
+	tm_state_destroy(d->state);
 	tm_buffers_destroy(d->buffers);
 	for (unsigned int i = 0; i < TM_LOCKS; i++)
 		pthread_mutex_destroy(&d->locks[i]);

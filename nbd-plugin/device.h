@@ -45,6 +45,14 @@ struct tm_device;
 /* A device of `bytes` zeros. `fallback` may be NULL; else it becomes the device's. 0; -ENOMEM. */
 int tm_device_create(uint64_t bytes, struct tm_fallback *fallback, struct tm_device **ret_device);
 
+/* Before the device has its memory: start from zeros, or go on where a server that was killed left
+ * off (its state's descriptor, which becomes the device's on success). 0 and the descriptor of the
+ * state to be kept, which stays the device's; -errno, -EINVAL with a reason when the state does not
+ * fit. */
+int tm_device_begin(struct tm_device *d, int *ret_state_fd);
+int tm_device_resume(struct tm_device *d, int fd, int *ret_state_fd,
+	char ret_reason[static TM_STATE_REASON_MAX]);
+
 /* Give the device its memory: a persistent pool of `tmem`, which becomes the device's even on
  * failure. Before this every put counts as refused. 0 or new_pool's error. */
 int tm_device_attach(struct tm_device *d, struct tmem *tmem, const char *pool_name);

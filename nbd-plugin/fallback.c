@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 
 #include "core/util.h"
@@ -23,12 +24,15 @@ struct header {
 	uint32_t version;
 	uint32_t page_bytes;
 	uint64_t pages;
+	uint8_t id[TM_FALLBACK_ID_BYTES];
 };
 
 struct tm_fallback {
 	int fd;
 	bool direct;
 	bool regular; /* else a block device */
+	uint64_t pages;
+	uint8_t id[TM_FALLBACK_ID_BYTES]; /* zeros: the file has no header yet */
 	/* Writes that have returned, and how many of them a sync has covered: a flag that a sync
 	 * clears would forget the write that returns while the sync runs. */
 	_Atomic uint64_t written, synced;
@@ -83,7 +87,7 @@ static bool is_zero(const uint8_t *bytes, size_t count)
 
 /* Our own header, or nothing: no content at the start, where partition tables, file systems and
  * swap areas (btrfs' at 64 KiB the last of them) leave their marks. */
-static int check_content(const struct tm_fallback *f, uint64_t bytes)
+static int check_content(struct tm_fallback *f, uint64_t bytes)
 {
 	_Alignas(TM_FALLBACK_PAGE) uint8_t page[TM_FALLBACK_PAGE];
 	uint64_t end = TM_MIN(bytes / TM_FALLBACK_PAGE * TM_FALLBACK_PAGE, (uint64_t)PROBE_BYTES);
@@ -95,8 +99,10 @@ static int check_content(const struct tm_fallback *f, uint64_t bytes)
 		rc = read_at(f->fd, page, TM_FALLBACK_PAGE, (off_t)at);
 		if (rc < 0)
 			return rc;
-		if (at == 0 && memcmp(page, MAGIC, sizeof(MAGIC)) == 0)
+		if (at == 0 && memcmp(page, MAGIC, sizeof(MAGIC)) == 0) {
+			memcpy(f->id, ((struct header *)page)->id, sizeof(f->id));
 			return 0;
+		}
 		if (!is_zero(page, sizeof(page)))
 			return -EEXIST;
 	}
@@ -115,25 +121,48 @@ static int settle_direct(struct tm_fallback *f)
 }
 
 /* Size a regular file, check the size of a device. */
-static int make_room(const struct tm_fallback *f, uint64_t have, uint64_t pages)
+static int make_room(const struct tm_fallback *f, uint64_t have)
 {
-	uint64_t want = (pages + 1) * TM_FALLBACK_PAGE;
+	uint64_t want = (f->pages + 1) * TM_FALLBACK_PAGE;
 
+	if (have >= want)
+		return 0;
 	if (!f->regular)
-		return have < want ? -ENOSPC : 0;
-	/* Old content means nothing to a new device: start from holes. */
-	if (ftruncate(f->fd, 0) < 0 || ftruncate(f->fd, (off_t)want) < 0)
-		return -errno;
-	return 0;
+		return -ENOSPC;
+	return ftruncate(f->fd, (off_t)want) < 0 ? -errno : 0;
 }
 
-static int write_header(const struct tm_fallback *f, uint64_t pages)
+/* Make the file ours, with an id of its own. */
+static int write_header(struct tm_fallback *f)
 {
 	_Alignas(TM_FALLBACK_PAGE) uint8_t page[TM_FALLBACK_PAGE] = {0};
-	struct header h = {.magic = MAGIC, VERSION, TM_FALLBACK_PAGE, pages};
+	struct header h = {.magic = MAGIC, VERSION, TM_FALLBACK_PAGE, f->pages, {0}};
 
+	if (getrandom(f->id, sizeof(f->id), 0) != sizeof(f->id))
+		return -errno;
+	memcpy(h.id, f->id, sizeof(h.id));
 	memcpy(page, &h, sizeof(h));
 	return write_at(f->fd, page, sizeof(page), 0);
+}
+
+/* A file with our header has shown that it can be written; a full disk shows at the first page. */
+static int claim_header(struct tm_fallback *f)
+{
+	static const uint8_t none[TM_FALLBACK_ID_BYTES];
+
+	return memcmp(f->id, none, sizeof(none)) == 0 ? write_header(f) : 0;
+}
+
+int tm_fallback_reset(struct tm_fallback *f)
+{
+	if (f->regular && ftruncate(f->fd, 0) < 0)
+		return -errno;
+	return make_room(f, f->regular ? 0 : UINT64_MAX) < 0 ? -errno : write_header(f);
+}
+
+const uint8_t *tm_fallback_id(const struct tm_fallback *f)
+{
+	return f->id;
 }
 
 static int open_file(const char *path, bool *ret_direct)
@@ -197,12 +226,13 @@ int tm_fallback_open(const char *path, uint64_t pages, struct tm_fallback **ret_
 		snprintf(ret_reason, TM_FALLBACK_REASON_MAX, "%s", strerror(ENOMEM));
 		return -ENOMEM;
 	}
+	f->pages = pages;
 	f->fd = open_file(path, &f->direct);
 	rc = f->fd < 0 ? f->fd : claim(f, &bytes);
 	if (rc == 0)
-		rc = make_room(f, bytes, pages);
+		rc = make_room(f, bytes);
 	if (rc == 0)
-		rc = write_header(f, pages);
+		rc = claim_header(f);
 	snprintf(ret_reason, TM_FALLBACK_REASON_MAX, "%s", rc < 0 ? reason_for(rc) : "");
 	if (rc < 0) {
 		if (f->fd >= 0)

@@ -18,6 +18,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "nbd-plugin/state.h"
+
 #define TM_FALLBACK_PAGE 4096u
 
 struct tm_fallback;
@@ -26,14 +28,20 @@ struct tm_fallback;
 #define TM_FALLBACK_REASON_MAX 128
 
 /*
- * Open or create (sparse, mode 0600) the file for a device of `pages` pages, and lock it.
- * 0; -EBUSY another server has it, or it
- * is mounted or swapped to; -EEXIST it holds something else; -EINVAL neither a regular file
- * nor a block device; -ENOSPC no room for even the header, or a block device too small; -EROFS,
- * -EACCES and whatever open, fstat and write say. `ret_reason` is always set.
+ * Open or create (sparse, mode 0600) the file for a device of `pages` pages, and lock it. What lies
+ * in it stays until tm_fallback_reset. 0; -EBUSY another server has it, or it is mounted or swapped
+ * to; -EEXIST it holds something else; -EINVAL neither a regular file nor a block device; -ENOSPC
+ * no room for even the header, or a block device too small; -EROFS, -EACCES and whatever open,
+ * fstat and write say. `ret_reason` is always set.
  */
 int tm_fallback_open(const char *path, uint64_t pages, struct tm_fallback **ret_fallback,
 	char ret_reason[static TM_FALLBACK_REASON_MAX]);
+
+/* Nothing in it is wanted any more: start from holes. 0 or -errno. */
+int tm_fallback_reset(struct tm_fallback *f);
+
+/* A random number that the file has had since it was made or reset: names its content. */
+const uint8_t *tm_fallback_id(const struct tm_fallback *f);
 
 /* Give the disk space back and close. */
 void tm_fallback_close(struct tm_fallback *f);

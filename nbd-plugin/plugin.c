@@ -31,6 +31,7 @@ static struct {
 } config;
 
 static struct tm_device *device;
+static bool said_why; /* the error that ends the start has been reported already */
 
 /* --- configuration ---------------------------------------------------------------------------- */
 
@@ -160,6 +161,34 @@ static void on_destroyed(void *opaque)
 		     "reading them is an I/O error");
 }
 
+/* tm_open asks which state goes with the store: a predecessor's, or a new one. */
+static int on_state(void *opaque, int predecessor_fd)
+{
+	char reason[TM_STATE_REASON_MAX];
+	int fd = -1, rc;
+
+	(void)opaque;
+	if (predecessor_fd < 0) {
+		rc = tm_device_begin(device, &fd);
+		if (rc == 0)
+			return fd;
+		nbdkit_error("cannot start from an empty device: %s", strerror(-rc));
+		said_why = true;
+		return rc;
+	}
+	snprintf(reason, sizeof(reason), "its state cannot be read");
+	rc = tm_device_resume(device, predecessor_fd, &fd, reason);
+	if (rc == 0)
+		return fd;
+	close(predecessor_fd);
+	nbdkit_error(
+		"pool=%s: the last server of this name was killed and left pages, but %s; start "
+		"as it was started, or drop them with: tmemctl destroy --force %s",
+		config.pool, reason, config.pool);
+	said_why = true;
+	return rc;
+}
+
 static int tmem_after_fork(void)
 {
 	char name[TM_NAME_MAX + 1];
@@ -169,6 +198,8 @@ static int tmem_after_fork(void)
 		.socket = config.socket,
 		.limit = config.limit,
 		.start_host = true,
+		.survive = config.pool != NULL, /* a name that the next server will have too */
+		.state = on_state,
 		.on_destroyed = on_destroyed,
 	};
 	struct tmem *tmem;
@@ -183,7 +214,8 @@ static int tmem_after_fork(void)
 		rc = tm_device_attach(device, tmem, name);
 	if (rc == 0)
 		return 0;
-	nbdkit_error("cannot open tmem: %s", strerror(-rc));
+	if (!said_why)
+		nbdkit_error("cannot open tmem: %s", strerror(-rc));
 	return -1;
 }
 

@@ -99,8 +99,11 @@ static uint64_t size(const char *text)
 
 int main(int argc, char **argv)
 {
-	struct tm_link_params params = {
-		.name = "test", .type = "test", .ops = {on_release, on_shrink, on_destroy, NULL}};
+	struct tm_link_params params = {.name = "test",
+		.type = "test",
+		.store_fd = -1,
+		.state_fd = -1,
+		.ops = {on_release, on_shrink, on_destroy, NULL}};
 	struct timespec beat = {.tv_nsec = 10000000};
 	struct tm_link *link;
 	bool busy = false;

@@ -69,6 +69,8 @@ static void link_start(struct fixture *f)
 		.type = "tmemfs",
 		.socket = f->path,
 		.ledger_fd = f->ledger_fd,
+		.store_fd = -1,
+		.state_fd = -1,
 		.ops = {on_release, on_shrink, on_destroy, f}};
 
 	assert_int_equal(tm_link_start(&params, &f->link), 0);
@@ -219,6 +221,9 @@ static void destroyed_ends_for_good(void **state)
 	link_start(f);
 	conn = host_welcome(f);
 	tm_conn_send(conn, tm_proto_event("destroy", NULL), -1);
+	assert_int_equal(tm_conn_receive(conn, -1, PATIENCE_MS, &message), 0);
+	assert_string_equal(json_string_value(json_object_get(message, "execute")), "leave");
+	json_decref(message);
 	assert_int_equal(tm_conn_receive(conn, -1, PATIENCE_MS, &message), -EPIPE);
 	assert_int_equal(atomic_load(&f->destroys), 1);
 	tm_conn_close(conn);

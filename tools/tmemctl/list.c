@@ -64,7 +64,9 @@ static void print_clients(const json_t *clients)
 		add_integer(table, client, "weight");
 		tm_table_add(table, tm_tool_string(client, "compress"));
 		tm_table_add(table,
-			json_is_true(json_object_get(client, "frozen")) ? "frozen" : "active");
+			json_is_false(json_object_get(client, "alive"))           ? "orphan"
+				: json_is_true(json_object_get(client, "frozen")) ? "frozen"
+										  : "active");
 	}
 	tm_table_print(table);
 }

@@ -33,6 +33,7 @@ struct call {
 	struct tm_session *session;
 	struct tm_request request;
 	json_t *result; /* NULL: {} */
+	int result_fd;  /* goes with it; -1: none; borrowed */
 	struct tm_error error;
 };
 
@@ -119,6 +120,69 @@ static int run_released(struct call *call)
 	tm_wait_released(
 		call->host, tm_session_client(call->session), (uint64_t)ticket, (uint64_t)bytes);
 	return 0;
+}
+
+static const char *const kept_names[TM_KEPT_COUNT] = {
+	[TM_KEPT_STORE] = "store",
+	[TM_KEPT_STATE] = "state",
+};
+
+static int arg_kept(struct call *call, enum tm_kept *ret_kept)
+{
+	const char *what = json_string_value(arg(call, "what"));
+
+	for (int i = 0; i < TM_KEPT_COUNT; i++) {
+		if (strcmp(kept_names[i], what) == 0) {
+			*ret_kept = (enum tm_kept)i;
+			return 0;
+		}
+	}
+	return tm_error_set(&call->error, TM_ERROR_PARAMETER, "what is store or state");
+}
+
+static int run_keep(struct call *call)
+{
+	struct tm_client *client = tm_session_client(call->session);
+	enum tm_kept kept;
+	int rc = arg_kept(call, &kept), fd;
+
+	if (rc < 0)
+		return rc;
+	fd = tm_session_take_fd(call->session);
+	if (fd < 0)
+		return tm_error_set(
+			&call->error, TM_ERROR_PARAMETER, "keep has to carry a descriptor");
+	if (client->kept[kept] >= 0)
+		close(client->kept[kept]);
+	client->kept[kept] = fd;
+	return 0;
+}
+
+static int run_leave(struct call *call)
+{
+	tm_session_client(call->session)->took_leave = true;
+	return 0;
+}
+
+/* The user is who the kernel says the peer is: nobody gets another user's memory. */
+static int run_reclaim(struct call *call)
+{
+	struct tm_client *orphan;
+	enum tm_kept kept;
+	struct ucred peer;
+	int rc = arg_kept(call, &kept);
+
+	if (rc < 0)
+		return rc;
+	tm_session_peer(call->session, &peer);
+	orphan = tm_registry_orphan(call->host->registry, json_string_value(arg(call, "name")),
+		json_string_value(arg(call, "type")), peer.uid);
+	if (!orphan || orphan->kept[kept] < 0)
+		return tm_error_set(&call->error, TM_ERROR_NO_CLIENT, "nothing was left here");
+	call->result_fd = orphan->kept[kept];
+	call->result = json_pack("{s:I}", "segment_bytes",
+		(json_int_t)tm_client_read(&orphan->ledger->segment_bytes));
+	return call->result ? 0 : -ENOMEM;
 }
 
 static int run_list(struct call *call)
@@ -223,6 +287,13 @@ static int run_destroy(struct call *call)
 		return tm_error_set(&call->error, TM_ERROR_PERMISSION,
 			"client '%s' has persistent pages, which would be lost: needs force",
 			client->name);
+	if (!client->session) {
+		tm_log("the memory of client %u '%s' was dropped", client->id, client->name);
+		tm_registry_remove(call->host->registry, client);
+		tm_lease_update(call->host);
+		call->result = json_pack("{s:b}", "destroyed", true);
+		return call->result ? 0 : -ENOMEM;
+	}
 	rc = tm_wait_destroy(call->host, call->session, call->request.id, client);
 	if (rc == -EAGAIN)
 		return tm_error_set(&call->error, TM_ERROR_BUSY,
@@ -252,6 +323,14 @@ static const struct command commands[] = {
 	{"released", BY_CLIENT, "Answer the event release", run_released,
 		{{"ticket", ARG_INTEGER, true, "the one of the event"},
 			{"bytes", ARG_BYTES, true, "what went back to the operating system"}}},
+	{"keep", BY_CLIENT, "Keep the descriptor that comes with this beyond the client's death",
+		run_keep, {{"what", ARG_STRING, true, "store or state"}}},
+	{"leave", BY_CLIENT, "About to go in peace: what was kept may go too", run_leave, {{0}}},
+	{"reclaim", BY_OPERATOR,
+		"Get a descriptor back that a dead client of this name and user left", run_reclaim,
+		{{"name", ARG_STRING, true, "of the client"},
+			{"type", ARG_STRING, true, "of the client"},
+			{"what", ARG_STRING, true, "store or state"}}},
 	{"list", BY_OPERATOR, "The host, every client and every pool", run_list, {{0}}},
 	{"freeze", BY_OPERATOR, "Refuse new puts; without client also those of clients to come",
 		run_freeze, {CLIENT_OR_ALL}},
@@ -388,7 +467,7 @@ static int command_allowed(const struct command *command, struct call *call)
 
 void tm_command_run(struct tm_host *host, struct tm_session *session, json_t *message)
 {
-	struct call call = {.host = host, .session = session};
+	struct call call = {.host = host, .session = session, .result_fd = -1};
 	const struct command *command = NULL;
 	int rc = tm_proto_parse_request(message, &call.request, &call.error);
 
@@ -404,7 +483,9 @@ void tm_command_run(struct tm_host *host, struct tm_session *session, json_t *me
 		return;
 	if (rc == -ENOMEM)
 		tm_error_set(&call.error, TM_ERROR_MEMORY, "out of memory");
-	tm_session_send(session,
-		rc == 0 ? tm_proto_return(call.result, call.request.id)
-			: tm_proto_error(&call.error, call.request.id));
+	if (rc == 0)
+		tm_session_send_fd(
+			session, tm_proto_return(call.result, call.request.id), call.result_fd);
+	else
+		tm_session_send(session, tm_proto_error(&call.error, call.request.id));
 }

@@ -72,6 +72,11 @@ int tm_join(struct tm_host *host, struct tm_session *session, const struct tm_jo
 	model.pid = peer.pid ? peer.pid : (pid_t)join->pid;
 	model.uid = peer.uid;
 	model.session = session;
+	model.kept[TM_KEPT_STORE] = model.kept[TM_KEPT_STATE] = -1;
+	/* Who comes under this name has what its predecessor left, or does not want it. */
+	client = tm_registry_orphan(host->registry, model.name, model.type, model.uid);
+	if (client)
+		tm_registry_remove(host->registry, client);
 	rc = tm_registry_add(host->registry, &model, &client);
 	if (rc < 0) {
 		tm_ledger_unmap(model.ledger);

@@ -66,6 +66,9 @@ void tm_registry_remove(struct tm_registry *registry, struct tm_client *client)
 	registry->slots[client->id - 1] = NULL;
 	registry->count--;
 	tm_ledger_unmap(client->ledger);
+	for (int i = 0; i < TM_KEPT_COUNT; i++)
+		if (client->kept[i] >= 0)
+			close(client->kept[i]);
 	free(client);
 }
 
@@ -79,6 +82,16 @@ struct tm_client *tm_registry_next(struct tm_registry *registry, const struct tm
 	for (size_t i = client ? client->id : 0; i < TM_CLIENTS_MAX; i++)
 		if (registry->slots[i])
 			return registry->slots[i];
+	return NULL;
+}
+
+struct tm_client *tm_registry_orphan(
+	struct tm_registry *registry, const char *name, const char *type, uid_t uid)
+{
+	for (struct tm_client *c = NULL; (c = tm_registry_next(registry, c));)
+		if (!c->session && c->uid == uid && strcmp(c->name, name) == 0 &&
+			strcmp(c->type, type) == 0)
+			return c;
 	return NULL;
 }
 

@@ -18,6 +18,17 @@
 
 struct tm_session;
 
+/* What a client can leave with the host, so that it outlives the client's process. */
+enum tm_kept {
+	TM_KEPT_STORE, /* the mapping of its segments */
+	TM_KEPT_STATE, /* what its front end has to know beside that */
+	TM_KEPT_COUNT
+};
+
+/*
+ * A client whose process died without taking leave, and which left its store here, stays: `session`
+ * is NULL then. It goes when a client of its name, type and user joins, or by destroy.
+ */
 struct tm_client {
 	unsigned int id; /* from 1, the lowest free */
 	char name[TM_NAME_MAX + 1], type[TM_NAME_MAX + 1];
@@ -26,7 +37,9 @@ struct tm_client {
 	uint32_t weight;
 	uint64_t cap;               /* TM_CAP_NONE: none */
 	struct tm_ledger *ledger;   /* shared with the client: no number in it can be trusted */
-	struct tm_session *session; /* its connection, for events */
+	struct tm_session *session; /* its connection, for events; NULL: its process is gone */
+	int kept[TM_KEPT_COUNT];    /* descriptors, or -1 */
+	bool took_leave;            /* what was kept is of no use any more */
 	uint64_t shrink_asked_ns;   /* when the last `shrink` went out; 0: never */
 };
 
@@ -40,7 +53,7 @@ void tm_registry_free(struct tm_registry *registry);
 int tm_registry_add(
 	struct tm_registry *registry, const struct tm_client *model, struct tm_client **ret_client);
 
-/* Forget the client and unmap its ledger. */
+/* Forget the client, unmap its ledger, close what it left here. */
 void tm_registry_remove(struct tm_registry *registry, struct tm_client *client);
 
 size_t tm_registry_count(const struct tm_registry *registry);
@@ -52,6 +65,10 @@ struct tm_client *tm_registry_next(struct tm_registry *registry, const struct tm
  * with *error set: no such client, more than one, or neither integer nor string. */
 int tm_registry_find(struct tm_registry *registry, const json_t *reference,
 	struct tm_client **ret_client, struct tm_error *error);
+
+/* The client without a process that has this name, type and user; NULL when there is none. */
+struct tm_client *tm_registry_orphan(
+	struct tm_registry *registry, const char *name, const char *type, uid_t uid);
 
 /* A number of a client's ledger; what no client can have is cut to what JSON can carry. */
 uint64_t tm_client_read(const _Atomic uint64_t *field);

@@ -70,9 +70,18 @@ static void refuse(int fd, enum tm_error_class class, const char *why)
 	tm_conn_close(conn);
 }
 
+/* Connections that are no client's. */
+static size_t control_sessions(const struct server *s)
+{
+	size_t control = 0;
+
+	for (size_t i = 0; i < s->count; i++)
+		control += !tm_session_client(s->sessions[i]);
+	return control;
+}
+
 static void admit(struct server *s, int fd)
 {
-	size_t control = s->count - tm_registry_count(s->host->registry);
 	struct tm_session *session;
 	struct ucred peer;
 	socklen_t size = sizeof(peer);
@@ -82,7 +91,7 @@ static void admit(struct server *s, int fd)
 		refuse(fd, TM_ERROR_PERMISSION, "only root and the user of this tmemd may connect");
 		return;
 	}
-	if (control >= TM_CONTROL_MAX || s->count >= SESSIONS_MAX) {
+	if (control_sessions(s) >= TM_CONTROL_MAX || s->count >= SESSIONS_MAX) {
 		refuse(fd, TM_ERROR_BUSY, "too many connections");
 		return;
 	}

@@ -63,6 +63,19 @@ int tm_session_new(
 	return 0;
 }
 
+/* The process is gone, what it stored is not. Nobody is left who could free any of it. */
+static void become_orphan(struct tm_client *client)
+{
+	struct tm_ledger *l = client->ledger;
+
+	tm_log("client %u '%s' died; its memory is kept", client->id, client->name);
+	client->session = NULL;
+	client->pid = 0;
+	atomic_store(&l->freeable_bytes, 0);
+	atomic_store(&l->persistent_bytes, tm_client_read(&l->used_bytes));
+	atomic_store(&l->want_bytes, tm_client_read(&l->used_bytes));
+}
+
 void tm_session_free(struct tm_session *session)
 {
 	struct tm_client *client = session->client;
@@ -70,26 +83,35 @@ void tm_session_free(struct tm_session *session)
 	if (session->wait)
 		tm_wait_cancel(session->wait);
 	if (client) {
-		tm_log("client %u '%s' left", client->id, client->name);
 		tm_wait_client_gone(session->host, client);
-		tm_registry_remove(session->host->registry, client);
+		if (client->kept[TM_KEPT_STORE] < 0 || client->took_leave) {
+			tm_log("client %u '%s' left", client->id, client->name);
+			tm_registry_remove(session->host->registry, client);
+		} else {
+			become_orphan(client);
+		}
 		tm_lease_update(session->host);
 	}
 	tm_conn_close(session->conn);
 	free(session);
 }
 
-void tm_session_send(struct tm_session *session, json_t *message)
+void tm_session_send_fd(struct tm_session *session, json_t *message, int fd)
 {
 	if (session->dead)
 		json_decref(message);
-	else if (tm_conn_send(session->conn, message, -1) < 0)
+	else if (tm_conn_send(session->conn, message, fd) < 0)
 		session->dead = true;
+}
+
+void tm_session_send(struct tm_session *session, json_t *message)
+{
+	tm_session_send_fd(session, message, -1);
 }
 
 bool tm_session_event(struct tm_session *session, const char *event, json_t *data)
 {
-	if (session->dead || tm_conn_queued(session->conn) > 0) {
+	if (!session || session->dead || tm_conn_queued(session->conn) > 0) {
 		json_decref(data);
 		return false;
 	}

@@ -47,6 +47,9 @@ struct tm_client *tm_session_client(const struct tm_session *session);
 /* Queue a message (stolen). What cannot be queued makes the session dead. */
 void tm_session_send(struct tm_session *session, json_t *message);
 
+/* The same with a descriptor, which is borrowed while the session lives. */
+void tm_session_send_fd(struct tm_session *session, json_t *message, int fd);
+
 /* Send an event to a client that keeps up. False when it has not even read the last one: nothing is
  * queued for those that do not listen. Steals `data`. */
 bool tm_session_event(struct tm_session *session, const char *event, json_t *data);

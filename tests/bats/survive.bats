@@ -1,0 +1,131 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# survive.bats - a swap device outlives its server: kill -9, start again with the same pool=
+
+load helpers
+
+PLUGIN=$B/nbdkit-tmem-plugin.so
+
+test_setup() {
+	export TMEM_TMEMD=$B/tmemd
+	SOCK=$T/nbd.sock URI="nbd+unix:///?socket=$T/nbd.sock"
+	defer 'kill -9 $(tmemctl list --json | jq .host.pid)'
+}
+
+start() {
+	rm -f "$T/nbd.pid" "$SOCK"
+	nbdkit -U "$SOCK" -P "$T/nbd.pid" "$PLUGIN" pool=disk "$@" 2>>"$T/nbd.err"
+	defer 'kill $(cat '"$T"'/nbd.pid)'
+}
+
+gone() { ! kill -0 "$1" 2>/dev/null; }
+state_is() { [ "$(tmemctl list --json | jq -r '.clients[] | select(.name == "disk") | .alive')" = "$1" ]; }
+kept() { [ "$(tmemctl list --json | jq '[.clients[] | select(.name == "disk" and .kept)] | length')" = 1 ]; }
+stat_of() { tmemctl list --json | jq --arg k "$1" '.clients[] | select(.name == "disk") | .pools[0][$k]'; }
+no_clients() { [ "$(tmemctl list --json | jq '.clients | length')" = 0 ]; }
+
+murder() {
+	local pid
+	pid=$(cat "$T/nbd.pid")
+	kill -9 "$pid"
+	retry 10 gone "$pid"
+	retry 10 state_is false
+}
+
+# A third compresses, a third does not, a third is zeros; $1 makes it differ.
+image() {
+	{
+		seq "$1" 9999999 | head -c 4M
+		openssl enc -aes-128-ctr -nosalt -pass "pass:$1" </dev/zero 2>/dev/null | head -c 4M
+		head -c 4M /dev/zero
+	} >"$2"
+}
+
+@test "every answered write is there after kill -9, in memory and on the fallback" {
+	start size=16M limit=64M fallback="$T/fb"
+	retry 10 kept
+	image 1000000 "$T/image"
+	nbdcopy "$T/image" "$URI"
+	before=$(nbdinfo --map "$URI")
+	[ "$(stat_of pages)" -gt 900 ]
+	[ "$(stat_of fallback_pages)" -gt 900 ]
+	for i in 1 2 3; do
+		murder
+		start size=16M limit=64M fallback="$T/fb"
+		retry 10 kept
+		nbdcopy "$URI" "$T/copy$i"
+		cmp -n $((12 << 20)) "$T/image" "$T/copy$i"
+		[ "$(nbdinfo --map "$URI")" = "$before" ]
+		[ "$(stat_of fallback_pages)" -gt 900 ]
+	done
+}
+
+@test "killed while it is written to: each page is the old one or the new one" {
+	start size=16M limit=6M fallback="$T/fb"
+	retry 10 kept
+	image 1000000 "$T/old"
+	nbdcopy "$T/old" "$URI"
+	for i in $(seq 10); do
+		image $((2000000 + i)) "$T/new"
+		nbdcopy --request-size=65536 "$T/new" "$URI" 2>/dev/null &
+		writer=$!
+		target=$(($(stat_of puts) + RANDOM % 800))
+		until [ "$(stat_of puts)" -ge "$target" ] || ! kill -0 $writer 2>/dev/null; do :; done
+		murder
+		wait $writer || true
+		start size=16M limit=6M fallback="$T/fb"
+		retry 10 kept
+		nbdcopy "$URI" "$T/got"
+		python3 - "$T/old" "$T/new" "$T/got" <<-'EOF'
+		import sys
+		old, new, got = (open(f, "rb").read() for f in sys.argv[1:])
+		for at in range(0, len(old), 4096):
+		    page = got[at:at + 4096]
+		    assert page in (old[at:at + 4096], new[at:at + 4096]), at // 4096
+		EOF
+		head -c 12M "$T/got" >"$T/old"
+		rm "$T/got"
+	done
+}
+
+@test "a clean stop leaves nothing behind" {
+	start size=16M limit=64M
+	retry 10 kept
+	image 1000000 "$T/image"
+	nbdcopy "$T/image" "$URI"
+	pid=$(cat "$T/nbd.pid")
+	kill "$pid"
+	retry 10 gone "$pid"
+	retry 10 no_clients
+	start size=16M limit=64M
+	[ "$(nbdinfo --map "$URI" | awk '{ print $1, $2, $3 }')" = "0 16777216 3" ]
+}
+
+@test "what a killed server left is dropped only by force, and never given to one it does not fit" {
+	start size=16M limit=64M fallback="$T/fb"
+	retry 10 kept
+	image 1000000 "$T/image"
+	nbdcopy "$T/image" "$URI"
+	murder
+	try 0 tmemctl list
+	contains orphan
+	for wrong in "size=32M fallback=$T/fb" "size=16M" "size=16M fallback=$T/other"; do
+		rm -f "$SOCK"
+		# shellcheck disable=SC2086
+		try 1 timeout 20 nbdkit -f -U "$SOCK" "$PLUGIN" pool=disk limit=64M $wrong
+		one_line
+		contains 'start as it was started'
+		state_is false
+	done
+	start size=16M limit=64M fallback="$T/fb"
+	nbdcopy "$URI" "$T/copy"
+	cmp -n $((12 << 20)) "$T/image" "$T/copy"
+	murder
+	try 1 tmemctl destroy disk
+	contains force
+	try 0 tmemctl destroy --force disk
+	no_clients
+	start size=32M limit=64M
+	[ "$(nbdinfo --map "$URI" | awk '{ print $1, $2, $3 }')" = "0 33554432 3" ]
+}
