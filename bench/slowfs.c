@@ -8,8 +8,8 @@
  * than `bandwidth` bytes a second be read. The kernel keeps none of its data (direct I/O), so each
  * read that reaches it was really asked for. What it saw is in extended attributes of its root:
  *
- *   user.slowfs.reads, user.slowfs.read_bytes, user.slowfs.ops     decimal; set user.slowfs.reset
- * to zero
+ *   user.slowfs.reads, user.slowfs.read_bytes, user.slowfs.ops     decimal
+ *   user.slowfs.reset                                              setting it makes them zero
  *
  * Locking: the counters are atomic; `pace.lock` guards when the line is free again. SOURCE is
  * opened before the mount, so the two may be the same directory.

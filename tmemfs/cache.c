@@ -9,13 +9,12 @@
  * Consistency is close-to-open. A version is compared with the backing's stat whenever one is made,
  * and always on open. A change by others drops the object, as the new version has another. A change
  * of our own flushes what it touches and leaves the rest usable for those who have the file open;
- * but as nobody can tell whether others changed the file at that same moment, the next open drops
- * it.
+ * but others could have changed the file at that same moment, so the next open drops it.
  *
  * Invariants
- *   1. A page is put only if the inode's epoch is what it was before the page was read, no change
- * of our own is under way, and the version is cacheable. All three are checked under the stripe
- *      lock, held until the put is done; whoever changes them holds the lock for writing.
+ *   1. A page is put only if the inode's epoch is what it was before the page was read, no
+ *      change of our own is under way, and the version is cacheable. All three are checked under
+ *      the stripe lock, held until the put is done; whoever changes them holds it for writing.
  *   2. So between begin and end of a change no page of the inode is put, and pages read meanwhile
  *      are not put afterwards: the flush before the change needs no other one after it.
  *   3. A stat teaches something only if its moment's epoch still is the inode's.
@@ -24,8 +23,7 @@
  * Locking: one of TM_STRIPES read-write locks guards an inode's version. Order: stripe, then
  * whatever tmem locks inside. The table's lock is never taken under a stripe.
  *
- * The rule for young stamps is git's (Documentation/technical/racy-git), the epoch is the sequence
- * count of Linux's invalidate_inode_pages2 users.
+ * The rule for young stamps is git's (Documentation/technical/racy-git).
  */
 #include "tmemfs/cache_state.h"
 

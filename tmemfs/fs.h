@@ -4,8 +4,9 @@
  *
  *   main.c -> fs_meta.c  look-up, attributes        -> inode.h   inodes and descriptors
  *             fs_name.c  making and removing names     creds.h   as the caller
- *             fs_data.c  open files                    cache.h   bytes
- *             fs_dir.c   directories                   notify.h  what the kernel has cached
+ *             fs_file.c  opening and closing           cache.h   bytes
+ *             fs_data.c  the bytes of open files       notify.h  what the kernel has cached
+ *             fs_dir.c   directories
  *             fs_xattr.c
  *
  * Conventions: an operation computes 0 or -errno and replies exactly once, at its end. The kernel

@@ -6,11 +6,11 @@
  *   inode.parent -> inode ... -> root                    referenced: a path leads to each inode
  *
  * Invariants
- *   1. (dev, ino, handle) is in the hash at most once. A number that comes back with another handle
- *      is another file: the old inode leaves the hash and dies when the kernel forgets it.
+ *   1. (dev, ino) is found at most once. A number that comes back with another handle is another
+ *      file: the old inode is `replaced`, and only waits for the kernel to forget it.
  *   2. The last reference falls and the inode leaves the hash in one critical section, and a
- * look-up finds and counts in one: the kernel never holds an inode that was freed, and there is
- * never a second struct for a file that somebody (a queued put, say) still has the first of.
+ *      look-up finds and counts in one: the kernel never holds an inode that was freed, and a
+ *      file has no second struct while somebody (a queued put, say) still has the first.
  *   3. Following `parent` always ends: a link that would close a ring is cut.
  *
  * Locking: the table's mutex, a leaf. Nothing blocks and nothing is closed under it.
@@ -39,7 +39,8 @@ static struct tm_inode *find_locked(struct tm_inodes *table, const struct tm_ide
 {
 	struct tm_inode *inode = table->buckets[bucket_of(table, id->st.st_dev, id->st.st_ino)];
 
-	while (inode && !(inode->ino == id->st.st_ino && inode->dev == id->st.st_dev))
+	while (inode &&
+		(inode->replaced || inode->ino != id->st.st_ino || inode->dev != id->st.st_dev))
 		inode = inode->next_hash;
 	return inode;
 }
@@ -49,12 +50,9 @@ static void unhash_locked(struct tm_inode *inode)
 	struct tm_inodes *table = inode->table;
 	struct tm_inode **p = &table->buckets[bucket_of(table, inode->dev, inode->ino)];
 
-	if (!inode->hashed)
-		return;
 	while (*p != inode)
 		p = &(*p)->next_hash;
 	*p = inode->next_hash;
-	inode->hashed = false;
 	table->count--;
 }
 
@@ -91,7 +89,6 @@ static void hash_locked(struct tm_inode *inode)
 	head = &table->buckets[bucket_of(table, inode->dev, inode->ino)];
 	inode->next_hash = *head;
 	*head = inode;
-	inode->hashed = true;
 	table->count++;
 }
 
@@ -257,7 +254,7 @@ int tm_inode_adopt(struct tm_inode *parent, const char *name, int fd, struct sta
 	pthread_mutex_lock(&table->lock);
 	inode = find_locked(table, &id);
 	if (inode && (!tm_identity_is(&id, inode) || number_reused_locked(inode, &id))) {
-		unhash_locked(inode);
+		inode->replaced = true;
 		inode = NULL;
 	}
 	if (!inode) {

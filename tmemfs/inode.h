@@ -39,8 +39,8 @@ struct tm_inode {
 	unsigned int fd_pins;           /* users of `fd` */
 	int fd;                         /* O_PATH, or -1 */
 	bool keep_fd;                   /* nothing else leads to it: not evicted */
-	bool hashed;
-	bool unlinked; /* through the mount: its last name is gone */
+	bool replaced;                  /* by another file of its number: not found any more */
+	bool unlinked;                  /* through the mount: its last name is gone */
 
 	struct tm_version version; /* cache.c's stripe lock */
 };
