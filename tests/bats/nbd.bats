@@ -11,7 +11,7 @@ PLUGIN=$B/nbdkit-tmem-plugin.so
 serve() {
 	SOCK=$T/nbd.sock URI="nbd+unix:///?socket=$T/nbd.sock"
 	nbdkit -U "$SOCK" -P "$T/nbd.pid" "$PLUGIN" tmem-socket=none "$@" 2>"$T/nbd.err"
-	defer 'kill $(cat '"$T"'/nbd.pid)'
+	defer stop_server
 }
 
 stop_server() {
