@@ -7,7 +7,8 @@
  * afresh at each charge, so a lowered grant holds from the next allocation on.
  *
  * Invariants
- *   1. A charge never takes used_bytes above the limit, not for an instant (compare and swap).
+ *   1. A charge never takes used_bytes above the limit, not for an instant (compare and swap); only
+ * a recovery may find more in use than the limit of the day.
  *   2. `headroom` bytes stay free for privileged charges: moving live pages out of a segment needs
  *      a segment to move them to, or nothing could ever be cleaned in a full store.
  *
@@ -25,6 +26,7 @@
 struct tm_budget {
 	struct tm_ledger *ledger;
 	uint64_t headroom; /* bytes that only privileged charges may use */
+	bool unlimited;    /* recovery: what is there already is charged, whatever the limit */
 
 	/* Tests: refuse a charge when this says true. NULL in production. */
 	bool (*refuse)(void *opaque);

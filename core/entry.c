@@ -33,21 +33,20 @@ void tm_entry_write(void *at, const struct tm_oid *oid, bool has_oid, uint32_t i
 {
 	uint32_t meta =
 		bytes | (uint32_t)codec << TM_ENTRY_CODEC_SHIFT | (has_oid ? TM_ENTRY_HAS_OID : 0);
-	struct tm_entry header = {
-		.check = checksum(oid, index, seq, meta, payload, bytes),
-		.index = index,
-		.seq_lo = (uint32_t)seq,
-		.seq_hi = (uint32_t)(seq >> 32),
-		.meta = meta,
-	};
-	uint8_t *p = (uint8_t *)at + sizeof(header);
+	struct tm_entry *e = at;
+	uint8_t *p = (uint8_t *)(e + 1);
 
 	if (has_oid) {
 		memcpy(p, oid, sizeof(*oid));
 		p += sizeof(*oid);
 	}
 	memcpy(p, payload, bytes);
-	memcpy(at, &header, sizeof(header)); /* last: a header vouches for what follows it */
+	e->check = checksum(oid, index, seq, meta, payload, bytes);
+	e->index = index;
+	e->seq_lo = (uint32_t)seq;
+	e->seq_hi = (uint32_t)(seq >> 32);
+	/* Last: before this an entry of no bytes ends the segment, after it the entry is whole. */
+	__atomic_store_n(&e->meta, meta, __ATOMIC_RELEASE);
 }
 
 int tm_entry_view(const void *at, uint32_t room, const struct tm_oid *segment_oid,

@@ -13,7 +13,8 @@
  *                 (event destroy) ended
  *
  * Invariants
- *   1. Between attempts at least BACKOFF_MIN_MS pass, so a host that dies at once costs little.
+ *   1. Between attempts at least BACKOFF_MIN_MS pass, but for the one right after a host was
+ * started, so a host that dies at once costs little.
  *   2. A host that was started is reaped by its own pid: no zombie is left, and no child of the
  * host program is touched.
  *   3. The thread takes no signal: handlers of the host program run in its own threads.

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 
 #include "core/util.h"
 
@@ -31,21 +32,13 @@ static int huge_file(uint64_t bytes)
 	return fd < 0 ? -errno : fd;
 }
 
-/* Touching one byte of a huge page makes all of it resident. */
+/* tmpfs gives the size of a huge page as its block size where it hands huge pages out. */
 static bool takes_huge_pages(struct tm_memory *m)
 {
-	unsigned char resident[TM_HUGE_BYTES / 4096];
-	bool huge = true;
+	struct stat st;
 
-	if (m->bytes < TM_HUGE_BYTES)
-		return false;
-	*(volatile uint8_t *)m->base = 1;
-	if (mincore(m->base, TM_HUGE_BYTES, resident) < 0)
-		huge = false;
-	for (size_t i = 0; huge && i < TM_ARRAY_SIZE(resident); i++)
-		huge = resident[i] & 1;
-	tm_memory_release(m, 0, TM_HUGE_BYTES);
-	return huge;
+	return m->bytes >= TM_HUGE_BYTES && fstat(m->fd, &st) == 0 &&
+		(uint64_t)st.st_blksize == TM_HUGE_BYTES;
 }
 
 /* Map `fd` at an address aligned to TM_HUGE_BYTES; NULL with errno set. */
@@ -76,32 +69,57 @@ static uint8_t *map_aligned(int fd, uint64_t bytes)
 	return base;
 }
 
+int tm_memory_attach(int fd, struct tm_memory *ret_memory)
+{
+	struct tm_memory m = {.fd = fd};
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	m.bytes = (uint64_t)st.st_size;
+	m.base = map_aligned(fd, m.bytes);
+	if (!m.base)
+		return -errno;
+	m.huge = takes_huge_pages(&m);
+	*ret_memory = m;
+	return 0;
+}
+
 int tm_memory_open(uint64_t bytes, bool want_huge, struct tm_memory *ret_memory)
 {
-	struct tm_memory m = {.bytes = bytes};
 	TM_AUTO_CLOSE int fd = want_huge ? huge_file(bytes) : -1;
+	int rc;
 
 	if (fd < 0)
 		fd = memfd_create("tmem-store", MFD_CLOEXEC);
 	if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0)
 		return -errno;
-	m.base = map_aligned(fd, bytes);
-	if (!m.base)
-		return -errno;
-	m.fd = fd;
-	m.huge = want_huge && takes_huge_pages(&m);
-	fd = -1;
-	*ret_memory = m;
-	return 0;
+	rc = tm_memory_attach(fd, ret_memory);
+	if (rc == 0)
+		fd = -1;
+	return rc;
+}
+
+uint64_t tm_memory_next(const struct tm_memory *m, uint64_t offset)
+{
+	off_t at = lseek(m->fd, (off_t)offset, SEEK_DATA);
+
+	return at < 0 ? m->bytes : TM_MIN((uint64_t)at, m->bytes);
+}
+
+void tm_memory_detach(struct tm_memory *m)
+{
+	if (m->base)
+		munmap(m->base, m->bytes);
+	m->base = NULL;
 }
 
 void tm_memory_close(struct tm_memory *m)
 {
 	if (!m->base)
 		return;
-	munmap(m->base, m->bytes);
+	tm_memory_detach(m);
 	close(m->fd);
-	m->base = NULL;
 }
 
 void tm_memory_release(struct tm_memory *m, uint64_t offset, uint64_t bytes)

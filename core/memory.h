@@ -19,13 +19,20 @@ struct tm_memory {
 	uint8_t *base; /* aligned to TM_HUGE_BYTES */
 	uint64_t bytes;
 	int fd;    /* close-on-exec */
-	bool huge; /* seen to take whole huge pages, not merely asked for */
+	bool huge; /* the file system hands out huge pages for it */
 };
 
 /* Reserve `bytes` (a multiple of the page size); `want_huge` asks for huge pages, which is never an
  * error not to get. 0 and *ret_memory, or -errno. */
 int tm_memory_open(uint64_t bytes, bool want_huge, struct tm_memory *ret_memory);
+/* The same on a file made by tm_memory_open, perhaps in another process, of whatever size it has.
+ * On success the descriptor is the memory's. */
+int tm_memory_attach(int fd, struct tm_memory *ret_memory);
+void tm_memory_detach(struct tm_memory *m); /* unmap only: the descriptor stays open */
 void tm_memory_close(struct tm_memory *m);
+
+/* The first page at or behind `offset` that holds something, or `bytes` when there is none. */
+uint64_t tm_memory_next(const struct tm_memory *m, uint64_t offset);
 
 /* Hand the range back to the operating system; it reads as zeros afterwards. Thread safe. Dear
  * where it cuts huge pages: give whole, aligned segments. */

@@ -47,7 +47,7 @@ static enum tm_stat codec_gauge(enum tm_codec codec)
 					: TM_STAT_COUNT;
 }
 
-static void page_live_locked(struct tm_pool *p, struct tm_killed what)
+void tm_page_live_locked(struct tm_pool *p, struct tm_killed what)
 {
 	enum tm_stat gauge = codec_gauge(what.codec);
 
@@ -119,7 +119,7 @@ static int publish(struct tm_store *s, struct tm_pool *p, const struct tm_handle
 		rc = tm_index_make_locked(&c, h);
 	if (rc == 0) {
 		tm_cursor_set(&c, slot);
-		page_live_locked(p, what);
+		tm_page_live_locked(p, what);
 		if (old != TM_SLOT_NONE) {
 			tm_page_dead_locked(s, p, old);
 			tm_stat_add(p, TM_STAT_PUTS_REPLACED, !expect);

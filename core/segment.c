@@ -35,11 +35,11 @@ uint32_t tm_segment_bytes_for(uint64_t limit)
 	return bytes;
 }
 
-int tm_arena_open(
+/* Everything but the mapping. */
+static int arena_create(
 	struct tm_budget *b, uint64_t capacity, uint32_t segment_bytes, struct tm_arena **ret_arena)
 {
 	struct tm_arena *a = tm_node_alloc(b, NULL, sizeof(*a));
-	int rc = -ENOMEM;
 
 	if (!a)
 		return -ENOMEM;
@@ -47,40 +47,72 @@ int tm_arena_open(
 	a->segment_bytes = segment_bytes;
 	a->count = (uint32_t)TM_MIN(capacity / segment_bytes, (uint64_t)TM_SEGMENT_NONE - 1);
 	a->segments = tm_node_alloc(b, NULL, a->count * sizeof(*a->segments));
-	if (!a->segments)
-		goto free_arena;
-	a->free = tm_node_alloc(b, NULL, a->count * sizeof(*a->free));
-	if (!a->free)
-		goto free_segments;
-	rc = tm_memory_open(
-		(uint64_t)a->count * segment_bytes, segment_bytes == TM_HUGE_BYTES, &a->memory);
-	if (rc < 0)
-		goto free_stack;
+	a->free = a->segments ? tm_node_alloc(b, NULL, a->count * sizeof(*a->free)) : NULL;
 	tm_lock_init(&a->lock, TM_LOCK_ARENA);
-	for (uint32_t i = 0; i < a->count; i++)
-		a->free[i] = a->count - 1 - i; /* lowest first */
-	a->free_count = a->count;
+	if (!a->free) {
+		tm_arena_close(a);
+		return -ENOMEM;
+	}
 	*ret_arena = a;
 	return 0;
-
-free_stack:
-	tm_node_free(b, NULL, a->free, a->count * sizeof(*a->free));
-free_segments:
-	tm_node_free(b, NULL, a->segments, a->count * sizeof(*a->segments));
-free_arena:
-	tm_node_free(b, NULL, a, sizeof(*a));
-	return rc;
 }
 
-void tm_arena_close(struct tm_arena *a)
+int tm_arena_open(
+	struct tm_budget *b, uint64_t capacity, uint32_t segment_bytes, struct tm_arena **ret_arena)
+{
+	struct tm_arena *a;
+	int rc = arena_create(b, capacity, segment_bytes, &a);
+
+	if (rc < 0)
+		return rc;
+	rc = tm_memory_open(
+		(uint64_t)a->count * segment_bytes, segment_bytes == TM_HUGE_BYTES, &a->memory);
+	if (rc < 0) {
+		tm_arena_close(a);
+		return rc;
+	}
+	tm_arena_settle(a);
+	*ret_arena = a;
+	return 0;
+}
+
+int tm_arena_attach(
+	struct tm_budget *b, int fd, uint32_t segment_bytes, struct tm_arena **ret_arena)
+{
+	struct tm_memory memory;
+	struct tm_arena *a = NULL;
+	int rc = tm_memory_attach(fd, &memory);
+
+	if (rc < 0)
+		return rc;
+	if (memory.bytes % segment_bytes != 0)
+		rc = -EINVAL;
+	else
+		rc = arena_create(b, memory.bytes, segment_bytes, &a);
+	if (rc < 0) {
+		tm_memory_detach(&memory);
+		return rc;
+	}
+	a->memory = memory;
+	*ret_arena = a;
+	return 0;
+}
+
+void tm_arena_detach(struct tm_arena *a)
 {
 	struct tm_budget *b = a->budget;
 
-	tm_memory_close(&a->memory);
+	tm_memory_detach(&a->memory);
 	tm_lock_destroy(&a->lock);
 	tm_node_free(b, NULL, a->free, a->count * sizeof(*a->free));
 	tm_node_free(b, NULL, a->segments, a->count * sizeof(*a->segments));
 	tm_node_free(b, NULL, a, sizeof(*a));
+}
+
+void tm_arena_close(struct tm_arena *a)
+{
+	tm_memory_close(&a->memory);
+	tm_arena_detach(a);
 }
 
 uint32_t tm_arena_segments(const struct tm_arena *a)
@@ -96,6 +128,11 @@ uint32_t tm_arena_segment_bytes(const struct tm_arena *a)
 bool tm_arena_huge(const struct tm_arena *a)
 {
 	return a->memory.huge;
+}
+
+int tm_arena_fd(const struct tm_arena *a)
+{
+	return a->memory.fd;
 }
 
 uint64_t tm_arena_released(const struct tm_arena *a)
@@ -118,6 +155,68 @@ static bool is_ephemeral(const struct tm_owner *owner)
 	return !(owner->flags & TM_POOL_PERSIST);
 }
 
+static uint64_t header_check(const struct tm_segment_header *header)
+{
+	return XXH3_64bits(header, offsetof(struct tm_segment_header, check));
+}
+
+bool tm_arena_next(struct tm_arena *a, uint32_t *id, struct tm_segment_header *ret_header)
+{
+	uint64_t at, end = a->memory.bytes;
+
+	/* Looking for data first: reading a hole of the mapping would fill it. */
+	for (; (at = tm_memory_next(&a->memory, (uint64_t)*id * a->segment_bytes)) < end; ++*id) {
+		*id = (uint32_t)(at / a->segment_bytes);
+		memcpy(ret_header, tm_segment_data(a, *id), sizeof(*ret_header));
+		if (ret_header->magic == TM_SEGMENT_MAGIC &&
+			ret_header->version == TM_SEGMENT_VERSION &&
+			ret_header->segment_bytes == a->segment_bytes &&
+			ret_header->check == header_check(ret_header))
+			return true;
+	}
+	return false;
+}
+
+/* The segment has an owner from here on. */
+static void take(struct tm_arena *a, uint32_t id, const struct tm_owner *owner,
+	const struct tm_segment_header *header, enum tm_segment_state state)
+{
+	struct tm_segment *s = &a->segments[id];
+
+	s->tail = sizeof(*header);
+	s->birth = header->birth;
+	s->owner = owner;
+	s->oid = header->oid;
+	atomic_store(&s->live_bytes, 0);
+	atomic_store(&s->state, state);
+	atomic_store(&s->refs, 1); /* last: tm_segment_try_ref looks at nothing else */
+	atomic_fetch_add(owner->used_bytes, a->segment_bytes);
+	if (is_ephemeral(owner))
+		atomic_fetch_add(&a->budget->ledger->freeable_bytes, a->segment_bytes);
+	tm_budget_report(a->budget);
+}
+
+void tm_segment_adopt(struct tm_arena *a, uint32_t id, const struct tm_owner *owner,
+	const struct tm_segment_header *header)
+{
+	atomic_fetch_add(&a->budget->ledger->used_bytes, a->segment_bytes);
+	a->next_birth = TM_MAX(a->next_birth, header->birth);
+	take(a, id, owner, header, TM_SEGMENT_SEALED);
+}
+
+void tm_arena_settle(struct tm_arena *a)
+{
+	for (uint32_t id = a->count; id-- > 0;) { /* lowest on top */
+		uint64_t at = (uint64_t)id * a->segment_bytes;
+
+		if (atomic_load(&a->segments[id].state) != TM_SEGMENT_FREE)
+			continue;
+		if (tm_memory_next(&a->memory, at) < at + a->segment_bytes)
+			tm_memory_release(&a->memory, at, a->segment_bytes);
+		a->free[a->free_count++] = id;
+	}
+}
+
 int tm_segment_open(struct tm_arena *a, const struct tm_owner *owner, const struct tm_oid *oid,
 	bool privileged, uint32_t *ret_id)
 {
@@ -130,7 +229,6 @@ int tm_segment_open(struct tm_arena *a, const struct tm_owner *owner, const stru
 		.segment_bytes = a->segment_bytes,
 		.oid = *oid,
 	};
-	struct tm_segment *s;
 	uint32_t id;
 
 	if (tm_budget_charge(a->budget, a->segment_bytes, privileged) < 0)
@@ -145,20 +243,9 @@ int tm_segment_open(struct tm_arena *a, const struct tm_owner *owner, const stru
 	header.birth = ++a->next_birth;
 	tm_unlock(&a->lock);
 
-	header.check = XXH3_64bits(&header, offsetof(struct tm_segment_header, check));
+	header.check = header_check(&header);
 	memcpy(tm_segment_data(a, id), &header, sizeof(header));
-	s = &a->segments[id];
-	s->tail = sizeof(header);
-	s->birth = header.birth;
-	s->owner = owner;
-	s->oid = *oid;
-	atomic_store(&s->live_bytes, 0);
-	atomic_store(&s->state, TM_SEGMENT_OPEN);
-	atomic_store(&s->refs, 1); /* last: tm_segment_try_ref looks at nothing else */
-	atomic_fetch_add(owner->used_bytes, a->segment_bytes);
-	if (is_ephemeral(owner))
-		atomic_fetch_add(&a->budget->ledger->freeable_bytes, a->segment_bytes);
-	tm_budget_report(a->budget);
+	take(a, id, owner, &header, TM_SEGMENT_OPEN);
 	*ret_id = id;
 	return 0;
 }

@@ -83,10 +83,29 @@ uint32_t tm_segment_bytes_for(uint64_t limit);
 int tm_arena_open(struct tm_budget *b, uint64_t capacity, uint32_t segment_bytes,
 	struct tm_arena **ret_arena);
 void tm_arena_close(struct tm_arena *a);
+void tm_arena_detach(
+	struct tm_arena *a); /* the same, but leaves the descriptor and what is in it */
+
+/*
+ * Take over the mapping of another arena, whose process is gone. On success the descriptor is the
+ * arena's. Then, before anything else: tm_arena_next() finds each segment with a valid header,
+ * tm_segment_adopt() keeps one, tm_arena_settle() frees all others. 0; -ENOMEM; -EINVAL no whole
+ * number of segments; errno of the mapping.
+ */
+int tm_arena_attach(
+	struct tm_budget *b, int fd, uint32_t segment_bytes, struct tm_arena **ret_arena);
+bool tm_arena_next(struct tm_arena *a, uint32_t *id, struct tm_segment_header *ret_header);
+void tm_arena_settle(struct tm_arena *a);
+
+/* Keep a segment found by tm_arena_next: sealed, with one reference, which the caller drops when it
+ * has counted the live entries. Charged whatever the limit. */
+void tm_segment_adopt(struct tm_arena *a, uint32_t id, const struct tm_owner *owner,
+	const struct tm_segment_header *header);
 
 uint32_t tm_arena_segments(const struct tm_arena *a); /* how many there are, used or not */
 uint32_t tm_arena_segment_bytes(const struct tm_arena *a);
 bool tm_arena_huge(const struct tm_arena *a);
+int tm_arena_fd(const struct tm_arena *a); /* of the mapping; stays the arena's */
 
 /* How many segments were ever given back: a thread that waited for room sees that there is some. */
 uint64_t tm_arena_released(const struct tm_arena *a);

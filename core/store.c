@@ -8,12 +8,13 @@
 #include "core/store_private.h"
 #include "core/util.h"
 
-int tm_store_create(const struct tm_store_params *params, struct tm_store **ret_store)
+/* `fd` < 0: a new mapping; else that of another store. */
+static int store_open(const struct tm_store_params *params, int fd, struct tm_store **ret_store)
 {
 	struct tm_ledger *ledger = params->ledger;
 	uint32_t segment_bytes =
 		params->segment_bytes ? params->segment_bytes : tm_segment_bytes_for(params->limit);
-	struct tm_budget budget = {ledger, 0, NULL, NULL};
+	struct tm_budget budget = {.ledger = ledger};
 	struct tm_store *s;
 	int rc;
 
@@ -25,7 +26,10 @@ int tm_store_create(const struct tm_store_params *params, struct tm_store **ret_
 		return -ENOMEM;
 	s->ledger = ledger;
 	s->budget = budget;
-	rc = tm_arena_open(&s->budget, params->limit, segment_bytes, &s->arena);
+	if (fd < 0)
+		rc = tm_arena_open(&s->budget, params->limit, segment_bytes, &s->arena);
+	else
+		rc = tm_arena_attach(&s->budget, fd, segment_bytes, &s->arena);
 	if (rc < 0)
 		goto free_store;
 	rc = tm_index_create(&s->budget, &s->index);
@@ -43,10 +47,33 @@ int tm_store_create(const struct tm_store_params *params, struct tm_store **ret_
 	return 0;
 
 close_arena:
-	tm_arena_close(s->arena);
+	if (fd < 0)
+		tm_arena_close(s->arena);
+	else
+		tm_arena_detach(s->arena);
 free_store:
-	budget.refuse = NULL;
 	tm_node_free(&budget, NULL, s, sizeof(*s));
+	return rc;
+}
+
+int tm_store_create(const struct tm_store_params *params, struct tm_store **ret_store)
+{
+	return store_open(params, -1, ret_store);
+}
+
+int tm_store_recover(
+	const struct tm_store_params *params, int fd, bool ephemeral, struct tm_store **ret_store)
+{
+	struct tm_store *s;
+	int rc = store_open(params, fd, &s);
+
+	if (rc < 0)
+		return rc;
+	rc = tm_recover(s, ephemeral);
+	if (rc == 0) {
+		tm_store_shrink(s); /* the limit may be lower today */
+		*ret_store = s;
+	}
 	return rc;
 }
 
@@ -54,13 +81,21 @@ void tm_store_destroy(struct tm_store *s)
 {
 	struct tm_budget budget = s->budget;
 
-	for (int id = 0; id < TM_POOLS_MAX; id++)
-		tm_store_destroy_pool(s, id);
+	for (uint32_t id = 0; id < TM_POOLS_MAX; id++) {
+		tm_store_destroy_pool(s, (int)id);
+		if (s->pools[id].taken) /* recovered, and nobody asked for it */
+			tm_pool_tear_down(s, &s->pools[id]);
+	}
 	tm_index_destroy(s->index);
 	tm_arena_close(s->arena);
 	tm_lock_destroy(&s->pools_lock);
 	tm_lock_destroy(&s->reclaim_lock);
 	tm_node_free(&budget, NULL, s, sizeof(*s));
+}
+
+int tm_store_fd(const struct tm_store *s)
+{
+	return tm_arena_fd(s->arena);
 }
 
 static int check_pool_params(const struct tm_pool_params *params)
@@ -90,46 +125,73 @@ static struct tm_pool *pool_place_locked(struct tm_store *s)
 	return NULL;
 }
 
-static void ledger_pool_init(struct tm_ledger_pool *slot, const struct tm_pool_params *params)
+/* A pool of an earlier life of the store that is the one asked for. */
+static struct tm_pool *pool_recovered_locked(
+	struct tm_store *s, const struct tm_pool_params *params)
 {
+	for (uint32_t id = 0; id < TM_POOLS_MAX; id++) {
+		struct tm_pool *p = &s->pools[id];
+
+		if (p->taken && p->recovered && p->log.owner.flags == params->flags &&
+			p->log.owner.attrs == params->attrs)
+			return p;
+	}
+	return NULL;
+}
+
+int tm_pool_set_up(struct tm_store *s, struct tm_pool *p, const struct tm_pool_params *params)
+{
+	struct tm_ledger_pool *slot = &s->ledger->pools[p->id];
+	uint32_t order = (params->flags & TM_POOL_ORDER_MASK) >> TM_POOL_ORDER_SHIFT;
+	int rc;
+
 	memset(slot, 0, sizeof(*slot));
 	slot->flags = params->flags;
 	slot->attrs = params->attrs;
-	strcpy(slot->name, params->name);
+	p->stat = slot->stat;
+	rc = tm_objects_create(s->index, p->id, &p->stat[TM_STAT_USED_BYTES],
+		&p->stat[TM_STAT_OBJECTS], &p->objects);
+	if (rc < 0)
+		return rc;
+	p->page_bytes = TM_PAGE_SIZE << order;
+	tm_log_init(&p->log, s->arena);
+	p->log.owner = (struct tm_owner){
+		p->id, params->flags, params->attrs, &p->stat[TM_STAT_USED_BYTES]};
+	p->taken = true;
+	p->recovered = false;
+	return 0;
+}
+
+/* Let calls in. */
+static void pool_go_live_locked(struct tm_store *s, struct tm_pool *p, const char *name)
+{
+	struct tm_ledger_pool *slot = &s->ledger->pools[p->id];
+
+	p->recovered = false;
+	strcpy(slot->name, name);
+	atomic_store(&slot->state, TM_LEDGER_POOL_LIVE);
+	atomic_fetch_add(&p->users, TM_POOL_LIVE_BIT);
 }
 
 int tm_store_new_pool(struct tm_store *s, const struct tm_pool_params *params)
 {
-	struct tm_ledger_pool *slot;
+	int rc = check_pool_params(params);
 	struct tm_pool *p;
-	int rc = check_pool_params(params), tries = 0;
 	uint64_t seen;
 
 	if (rc < 0)
 		return rc;
 	tm_lock(&s->pools_lock);
-	p = pool_place_locked(s);
+	p = pool_recovered_locked(s, params);
 	if (!p) {
-		tm_unlock(&s->pools_lock);
-		return -ENFILE;
-	}
-	slot = &s->ledger->pools[p->id];
-	ledger_pool_init(slot, params);
-	p->stat = slot->stat;
-	do {
+		p = pool_place_locked(s);
 		seen = tm_arena_released(s->arena);
-		rc = tm_objects_create(s->index, p->id, &p->stat[TM_STAT_USED_BYTES],
-			&p->stat[TM_STAT_OBJECTS], &p->objects);
-	} while (rc == -ENOMEM && tries++ == 0 && tm_reclaim(s, seen));
+		rc = p ? tm_pool_set_up(s, p, params) : -ENFILE;
+		if (rc == -ENOMEM && tm_reclaim(s, seen))
+			rc = tm_pool_set_up(s, p, params);
+	}
 	if (rc == 0) {
-		p->page_bytes = TM_PAGE_SIZE
-			<< ((params->flags & TM_POOL_ORDER_MASK) >> TM_POOL_ORDER_SHIFT);
-		tm_log_init(&p->log, s->arena);
-		p->log.owner = (struct tm_owner){
-			p->id, params->flags, params->attrs, &p->stat[TM_STAT_USED_BYTES]};
-		p->taken = true;
-		atomic_store(&slot->state, TM_LEDGER_POOL_LIVE);
-		atomic_fetch_add(&p->users, TM_POOL_LIVE_BIT);
+		pool_go_live_locked(s, p, params->name);
 		rc = (int)p->id;
 	}
 	tm_unlock(&s->pools_lock);
@@ -154,21 +216,9 @@ void tm_pool_leave(struct tm_pool *p)
 	atomic_fetch_sub(&p->users, 1);
 }
 
-int tm_store_destroy_pool(struct tm_store *s, int id)
+void tm_pool_tear_down(struct tm_store *s, struct tm_pool *p)
 {
-	struct tm_pool *p;
 	struct tm_oid oid;
-
-	if (id < 0 || id >= TM_POOLS_MAX)
-		return -ENOENT;
-	p = &s->pools[id];
-	tm_lock(&s->pools_lock);
-	if (!(atomic_fetch_and(&p->users, ~TM_POOL_LIVE_BIT) & TM_POOL_LIVE_BIT)) {
-		tm_unlock(&s->pools_lock);
-		return -ENOENT;
-	}
-	while (atomic_load(&p->users) != 0)
-		sched_yield(); /* calls are short */
 
 	tm_lock(&s->reclaim_lock); /* nobody moves pages of this pool from here on */
 	while (tm_objects_any(p->objects, &oid))
@@ -177,10 +227,27 @@ int tm_store_destroy_pool(struct tm_store *s, int id)
 	tm_objects_destroy(p->objects);
 	tm_unlock(&s->reclaim_lock);
 
-	atomic_store(&s->ledger->pools[id].state, TM_LEDGER_POOL_FREE);
+	atomic_store(&s->ledger->pools[p->id].state, TM_LEDGER_POOL_FREE);
 	p->taken = false;
+}
+
+int tm_store_destroy_pool(struct tm_store *s, int id)
+{
+	struct tm_pool *p;
+	int rc = -ENOENT;
+
+	if (id < 0 || id >= TM_POOLS_MAX)
+		return -ENOENT;
+	p = &s->pools[id];
+	tm_lock(&s->pools_lock);
+	if (atomic_fetch_and(&p->users, ~TM_POOL_LIVE_BIT) & TM_POOL_LIVE_BIT) {
+		while (atomic_load(&p->users) != 0)
+			sched_yield(); /* calls are short */
+		tm_pool_tear_down(s, p);
+		rc = 0;
+	}
 	tm_unlock(&s->pools_lock);
-	return 0;
+	return rc;
 }
 
 void tm_store_count(struct tm_store *s, int id, enum tm_stat stat, int64_t delta)

@@ -39,6 +39,21 @@ struct tm_store_params {
 
 /* 0; -EINVAL limit below TM_LIMIT_MIN; -ENOMEM; errno of the mapping. */
 int tm_store_create(const struct tm_store_params *params, struct tm_store **ret_store);
+
+/*
+ * A store on the mapping of another one, whose process is gone, however it went. Every persistent
+ * page whose put was answered is there, nothing that was flushed or replaced comes back; ephemeral
+ * pages only where `ephemeral` says so. A pool is found again by the first new_pool with its flags
+ * and attributes. params->segment_bytes must be what the other store had; the limit may differ. On
+ * success the descriptor is the store's. Errors as tm_store_create; -EINVAL not the size of a
+ * store.
+ */
+int tm_store_recover(
+	const struct tm_store_params *params, int fd, bool ephemeral, struct tm_store **ret_store);
+
+/* The mapping's descriptor, for whoever shall keep it beyond this process. Stays the store's. */
+int tm_store_fd(const struct tm_store *s);
+
 /* Drops every pool. No other call may be under way. */
 void tm_store_destroy(struct tm_store *s);
 

@@ -2,8 +2,8 @@
 /*
  * store_private.h - what the files that make up the store share
  *
- * store.c (the store and its pools), page.c (pages), reclaim.c (eviction and cleaning), check.c
- * (invariants).
+ * store.c (the store and its pools), page.c (pages), reclaim.c (eviction and cleaning), recover.c
+ * (after a crash), check.c (invariants).
  */
 #ifndef TM_STORE_PRIVATE_H
 #define TM_STORE_PRIVATE_H
@@ -22,10 +22,12 @@
  * A pool's place. Never freed, so an owner pointer in a segment is always good.
  *
  *      free --new_pool--> live --destroy_pool--> (users drain, pages go) --> free
+ *      free --tm_recover--> recovered --new_pool--> live
  */
 struct tm_pool {
 	_Atomic uint32_t users; /* calls inside, + TM_POOL_LIVE_BIT while it may be entered */
 	bool taken;             /* under pools_lock */
+	bool recovered;         /* found in the mapping, not yet asked for; under pools_lock */
 	uint32_t id;
 	uint32_t page_bytes;
 	struct tm_objects *objects;
@@ -68,6 +70,17 @@ void tm_pool_leave(struct tm_pool *p);
 
 /* Forget every page of an object; the pool is entered or being torn down. */
 void tm_pool_flush_object(struct tm_store *s, struct tm_pool *p, const struct tm_oid *oid);
+
+/* Make a free place a pool that nobody can enter yet, and the reverse. Under pools_lock, or before
+ * anybody else knows the store. -ENOMEM. */
+int tm_pool_set_up(struct tm_store *s, struct tm_pool *p, const struct tm_pool_params *params);
+void tm_pool_tear_down(struct tm_store *s, struct tm_pool *p);
+
+/* Rebuild pools and index from an attached arena. -ENOMEM. */
+int tm_recover(struct tm_store *s, bool ephemeral);
+
+/* Under the shard's lock: an entry became a page of the pool, in the counters. */
+void tm_page_live_locked(struct tm_pool *p, struct tm_killed what);
 
 /* Under the shard's lock: the entry at `slot` is no longer anybody's page. The caller drops its
  * reference once it holds no lock. */

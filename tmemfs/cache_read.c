@@ -62,12 +62,17 @@ static struct tm_buffer *buffer_of_thread(struct tm_cache *cache)
 	return b;
 }
 
-/* All there is of `len` bytes at `off`. Returns the number, less only at the end, or -errno. */
-static ssize_t backing_read(struct tm_cache *cache, int fd, char *buf, size_t len, int64_t off)
+/*
+ * All there is of `len` bytes at `off`, of which `expect` should be there: a short read of that
+ * many is the end, and asking a slow backing once more would double what a small file costs.
+ * Returns the number of bytes, less than `expect` only if the file ends sooner, or -errno.
+ */
+static ssize_t backing_read(
+	struct tm_cache *cache, int fd, char *buf, size_t len, int64_t off, size_t expect)
 {
 	size_t done = 0;
 
-	while (done < len) {
+	do {
 		ssize_t n = pread(fd, buf + done, len - done, off + (int64_t)done);
 
 		if (n < 0 && errno == EINTR)
@@ -77,16 +82,17 @@ static ssize_t backing_read(struct tm_cache *cache, int fd, char *buf, size_t le
 		if (n == 0)
 			break;
 		done += (size_t)n;
-	}
+	} while (done < TM_MIN(len, expect));
 	tm_cache_count(cache, TM_STAT_BACKING_READS, 1);
 	tm_cache_count(cache, TM_STAT_BACKING_READ_BYTES, (int64_t)done);
 	return (ssize_t)done;
 }
 
-static int read_uncached(struct tm_cache *cache, struct tm_buffer *b, int fd, int64_t off,
-	size_t size, struct tm_reply *ret_reply)
+static int read_uncached(struct tm_cache *cache, struct tm_buffer *b, const struct tm_version *v,
+	int fd, int64_t off, size_t size, struct tm_reply *ret_reply)
 {
-	ssize_t n = backing_read(cache, fd, b->data, size, off);
+	size_t expect = v->known && v->size > off ? (size_t)(v->size - off) : size;
+	ssize_t n = backing_read(cache, fd, b->data, size, off, expect);
 
 	if (n < 0)
 		return (int)n;
@@ -151,7 +157,7 @@ static int pages_fetch(struct tm_cache *cache, const struct tm_version *v, struc
 	size_t want = (size_t)(n - i) << cache->page_shift;
 	size_t expect = (size_t)TM_MIN((int64_t)want, v->size - start);
 	char *data = b->data + ((size_t)i << cache->page_shift);
-	ssize_t got = backing_read(cache, fd, data, want, start);
+	ssize_t got = backing_read(cache, fd, data, want, start, expect);
 
 	if (got < 0)
 		return (int)got;
@@ -177,7 +183,7 @@ int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, int fd, int64_
 	v = usable_version(cache, inode, fd);
 	if (!v.cacheable || off >= v.size || size == 0 || atomic_load(&cache->destroyed) ||
 		(uint64_t)(v.size - 1) >> cache->page_shift > UINT32_MAX)
-		return read_uncached(cache, b, fd, off, size, ret_reply);
+		return read_uncached(cache, b, &v, fd, off, size, ret_reply);
 
 	end = TM_MIN(off + (int64_t)size, v.size);
 	b->first = (uint64_t)off >> cache->page_shift;
@@ -199,7 +205,7 @@ int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, int fd, int64_
 		/* An error may lie in bytes that nobody asked for: then read just the others. */
 		if (pages_fetch(cache, &v, b, i, n, fd, &stop, &whole) < 0) {
 			b->pages = 0;
-			return read_uncached(cache, b, fd, off, size, ret_reply);
+			return read_uncached(cache, b, &v, fd, off, size, ret_reply);
 		}
 		fills = true;
 		if (!whole) { /* changed by others: as far as it goes, and nothing of it is kept */

@@ -82,7 +82,8 @@ void tm_inode_unref(struct tm_inode *inode);
  * stays reachable after that name is gone. */
 struct tm_inode *tm_inode_find(struct tm_inode *parent, const char *name, bool keep);
 
-/* A name is gone but the file has others: no need to keep its descriptor. */
+/* A name is gone but the file has others: no need to keep its descriptor, if a handle leads to it.
+ */
 void tm_inode_unkeep(struct tm_inode *inode);
 
 /* The name moved: remember the new place. */

@@ -76,7 +76,8 @@ void tm_inode_unkeep(struct tm_inode *inode)
 	struct tm_inodes *table = inode->table;
 
 	pthread_mutex_lock(&table->lock);
-	if (inode->keep_fd && !inode->unlinked && inode != table->root) {
+	/* Without handles the backing may have hidden an open file under another name: keep it. */
+	if (inode->keep_fd && inode->by_handle && !inode->unlinked && inode != table->root) {
 		inode->keep_fd = false;
 		table->kept_count--;
 		table->fd_count++;

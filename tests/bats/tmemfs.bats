@@ -317,6 +317,9 @@ sys.exit(ctypes.get_errno() if r else 0)' "$@"; }
 	getfattr -d "$MNT/f" | grep -q colour
 	setfattr -x user.colour "$MNT/f"
 	try 1 getfattr -n user.colour "$MNT/f"
+	ln -s f "$MNT/s"
+	setfattr -h -n trusted.of -v link "$MNT/s"
+	[ "$(getfattr -h --only-values -n trusted.of "$BACK/s")" = link ]
 	chmod 600 "$MNT/f"
 	setfacl -m u:12345:r "$MNT/f"
 	[ "$(getfacl -c "$MNT/f")" = "$(getfacl -c "$BACK/f")" ]
@@ -366,6 +369,20 @@ sys.exit(ctypes.get_errno() if r else 0)' "$@"; }
 	drop_caches
 	stat . >/dev/null
 	cd /
+}
+
+@test "the same where the backing hides what is unlinked while open" {
+	slow "$BACK"
+	mnt
+	seq 1000 >"$MNT/f"
+	exec 7<>"$MNT/f"
+	rm "$MNT/f"
+	drop_caches
+	stat -L /proc/self/fd/7 >/dev/null
+	seq 1000 | cmp - <(cat <&7)
+	printf X >&7
+	exec 7>&-
+	[ -z "$(ls "$MNT")" ]
 }
 
 @test "sparse files: holes stay holes, seek finds data" {
@@ -558,6 +575,94 @@ sys.exit(ctypes.get_errno() if r else 0)' "$@"; }
 		assert all(os.waitpid(k, 0)[1] == 0 for k in kids)
 	PY
 	cmp "$MNT/f" "$BACK/f"
+}
+
+@test "an open never shows what was replaced before it, by whomever" {
+	mnt -o limit=8M
+	python3 - "$MNT" "$BACK" "$T/lock" <<-'PY'
+		import fcntl, mmap, os, random, struct, sys
+		up, down, lock = sys.argv[1:]
+		FILES, BLOCK = 4, 4096
+		latest = mmap.mmap(-1, BLOCK) # shared: the version of each file that is in place
+		for f in range(FILES): open(f"{down}/{f}", "wb").write(b"%016d" % 0 * 4096)
+		def writer(where, seed):
+		    random.seed(seed)
+		    with open(lock, "w") as l:
+		        for n in range(1500):
+		            f = random.randrange(FILES)
+		            fcntl.flock(l, fcntl.LOCK_EX)
+		            version, = struct.unpack_from("Q", latest, 8 * f)
+		            fd = os.open(f"{where}/{f}", os.O_RDWR)
+		            os.pwrite(fd, b"%016d" % (version + 1) * 256, 9 * BLOCK)
+		            os.close(fd)
+		            struct.pack_into("Q", latest, 8 * f, version + 1)
+		            fcntl.flock(l, fcntl.LOCK_UN)
+		def reader(seed):
+		    random.seed(seed)
+		    for n in range(6000):
+		        f = random.randrange(FILES)
+		        version, = struct.unpack_from("Q", latest, 8 * f)
+		        fd = os.open(f"{up}/{f}", os.O_RDONLY)
+		        seen = int(os.pread(fd, 16, 9 * BLOCK))
+		        os.pread(fd, 65536, 0)
+		        os.close(fd)
+		        assert seen >= version, (f, version, seen)
+		kids = []
+		for job in (lambda: writer(up, 1), lambda: writer(down, 2), lambda: reader(3), lambda: reader(4)):
+		    pid = os.fork()
+		    if pid == 0:
+		        try: job()
+		        except BaseException as e: print(e); os._exit(1)
+		        os._exit(0)
+		    kids.append(pid)
+		assert all(os.waitpid(k, 0)[1] == 0 for k in kids)
+	PY
+	diff -r "$MNT" "$BACK"
+}
+
+# --- with a host ------------------------------------------------------------------------------
+
+host_pid() { tmemctl list --json | jq -e .host.pid; }
+this_pool() { tmemctl list --json | jq -e ".clients[0].pools[0]$1"; }
+
+# hosted [OPTION...]: as mnt, with a tmemd of its own, started on demand.
+hosted() {
+	requires jq
+	# Whichever host is there at the end: a killed one is started again.
+	defer 'kill "$(host_pid)"'
+	tmemfs "$@" "$BACK" "$MNT" 3>&-
+	defer "umount -l '$MNT'"
+	retry 5 this_pool ""
+}
+
+@test "the host is started on demand and sees what the mount does" {
+	seq 500000 >"$BACK/f"
+	touch -d 2020-02-02 "$BACK/f"
+	hosted
+	cat "$MNT/f" >/dev/null
+	retry 5 this_pool "| select(.puts > 0 and .backing_reads > 0 and .pages > 0)"
+	retry 20 eval "drop_caches; cat '$MNT/f' >/dev/null; this_pool '| select(.hits > 0)'"
+	[ "$(this_pool .type)" = '"ephemeral"' ]
+	umount "$MNT"
+	retry 5 eval '[ "$(tmemctl list --json | jq ".clients | length")" -eq 0 ]'
+}
+
+@test "frozen, destroyed or killed off: the mount goes on" {
+	tree "$BACK"
+	hosted
+	same_tree "$BACK" "$MNT"
+	tmemctl freeze
+	drop_caches
+	same_tree "$BACK" "$MNT"
+	tmemctl thaw
+	tmemctl destroy "$MNT" || tmemctl destroy --force "$MNT"
+	drop_caches
+	same_tree "$BACK" "$MNT"
+	echo new >"$MNT/new"
+	[ "$(cat "$BACK/new")" = new ]
+	kill -9 "$(host_pid)"
+	drop_caches
+	same_tree "$BACK" "$MNT"
 }
 
 # --- mounting ---------------------------------------------------------------------------------

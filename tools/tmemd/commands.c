@@ -123,6 +123,9 @@ static int run_released(struct call *call)
 
 static int run_list(struct call *call)
 {
+	/* Nobody keeps the total up to date while nobody has a share of it. */
+	if (tm_registry_count(call->host->registry) == 0)
+		tm_lease_update(call->host);
 	call->result = tm_describe_list(call->host);
 	return call->result ? 0 : -ENOMEM;
 }

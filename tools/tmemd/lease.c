@@ -4,9 +4,8 @@
  *
  *      /proc/meminfo, used_bytes of all -> total -> policy -> granted_bytes of each
  *
- * Runs every 100 ms while there are clients, and at once when one joins, leaves or is changed. One
- * run with two clients takes about 40 us, nearly all of it the kernel's formatting of
- * /proc/meminfo.
+ * Runs every 100 ms while there are clients, and at once when one joins, leaves or is changed. With
+ * two clients that is 0.11 ms of CPU a run (schedstat over 10 s), a thousandth of one core.
  *
  * Invariant: the sum of the grants never exceeds the total. Grants that fall are written before
  * grants that rise, so this holds at every moment between.
@@ -83,11 +82,14 @@ void tm_lease_update(struct tm_host *host)
 	size_t count = 0;
 
 	for (struct tm_client *c = NULL; (c = tm_registry_next(host->registry, c));) {
+		uint64_t limit = tm_client_read(&c->ledger->limit_bytes);
+		uint64_t ceiling = TM_MIN(c->cap, limit);
+
 		shares[count] = (struct tm_share){
 			.weight = c->weight,
 			.want = tm_client_read(&c->ledger->want_bytes),
 			.persistent = tm_client_read(&c->ledger->persistent_bytes),
-			.ceiling = TM_MIN(c->cap, tm_client_read(&c->ledger->limit_bytes)),
+			.ceiling = ceiling,
 		};
 		clients[count++] = c;
 	}

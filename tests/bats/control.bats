@@ -1,0 +1,200 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# The control protocol, badly spoken
+
+load helpers
+load host
+
+@test "greeting, reply, id" {
+	host
+	run talk '{"execute":"list","id":{"any":"value"}}
+'
+	[ "$(jq -c '.tmem.protocol' <<<"${lines[0]}")" = 1 ]
+	[ "$(jq -c '.id' <<<"${lines[1]}")" = '{"any":"value"}' ]
+	jq -e '.return.host' <<<"${lines[1]}"
+}
+
+@test "query-schema lists every command" {
+	host
+	run talk '{"execute":"query-schema"}
+{"execute":"help"}
+'
+	[ "$(jq -c '[.return.commands[].name]' <<<"${lines[1]}")" = \
+		'["join","released","list","freeze","thaw","freeable","flush","set","destroy","query-schema","help"]' ]
+	[ "${lines[1]}" = "${lines[2]}" ]
+}
+
+@test "refusals have a class and a reason, and the connection goes on" {
+	host
+	client a -n a
+	while IFS='|' read -r class text request; do
+		run talk "$request
+" '{"execute":"list"}
+'
+		[ "${#lines[@]}" = 3 ] || { echo "$request: $output"; return 1; }
+		[ "$(jq -r .error.class <<<"${lines[1]}")" = "$class" ] || { echo "$request: ${lines[1]}"; return 1; }
+		[[ $(jq -r .error.desc <<<"${lines[1]}") == *"$text"* ]] || { echo "$request: ${lines[1]}"; return 1; }
+		jq -e .return <<<"${lines[2]}"
+	done <<-'EOT'
+		ProtocolError|no JSON object|garbage
+		ProtocolError|no JSON object|[1,2,3]
+		ProtocolError|no JSON object|{"execute":"list"
+		ProtocolError|no JSON object|{"execute":"list","execute":"freeze"}
+		ProtocolError|string 'execute'|{}
+		ProtocolError|string 'execute'|{"execute":7}
+		ProtocolError|unknown key 'extra'|{"execute":"list","extra":1}
+		ProtocolError|'arguments' is not an object|{"execute":"list","arguments":[]}
+		CommandNotFound|no command 'frobnicate'|{"execute":"frobnicate"}
+		InvalidParameter|takes no argument 'x'|{"execute":"list","arguments":{"x":1}}
+		InvalidParameter|needs 'client'|{"execute":"set","arguments":{"weight":1}}
+		InvalidParameter|needs weight, cap or compress|{"execute":"set","arguments":{"client":"a"}}
+		InvalidParameter|'weight' has to be|{"execute":"set","arguments":{"client":"a","weight":"1"}}
+		InvalidParameter|'cap' has to be|{"execute":"set","arguments":{"client":"a","cap":-1}}
+		InvalidParameter|'client' has to be|{"execute":"freeze","arguments":{"client":[]}}
+		InvalidParameter|needs 'bytes'|{"execute":"flush"}
+		InvalidParameter|'force' has to be|{"execute":"destroy","arguments":{"client":"a","force":1}}
+		NoSuchClient|no client 'b'|{"execute":"freeze","arguments":{"client":"b"}}
+		NoSuchClient|no client '-1'|{"execute":"freeze","arguments":{"client":-1}}
+		NotPermitted|is for clients|{"execute":"released","arguments":{"ticket":1,"bytes":1}}
+		InvalidParameter|descriptor|{"execute":"join","arguments":{"name":"a","type":"b","pid":1,"protocol":1}}
+		WrongVersion|protocol 1, the client 2|{"execute":"join","arguments":{"name":"a","type":"b","pid":1,"protocol":2}}
+		InvalidParameter|1 to 63 bytes|{"execute":"join","arguments":{"name":"","type":"b","pid":1,"protocol":1}}
+	EOT
+	is a weight 100
+}
+
+@test "join with a descriptor that is no ledger" {
+	host
+	run python3 - "$TMEM_SOCKET" <<-'PY'
+		import array, os, socket, sys
+		def join(fds):
+		    s = socket.socket(socket.AF_UNIX)
+		    s.connect(sys.argv[1])
+		    f = s.makefile()
+		    f.readline()
+		    s.sendmsg([b'{"execute":"join","arguments":{"name":"x","type":"y","pid":1,"protocol":1}}\n'],
+		              [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', fds))])
+		    print(f.readline(), end='')
+		m = os.memfd_create('m', os.MFD_ALLOW_SEALING)
+		os.ftruncate(m, 1 << 20)
+		join([0])
+		join([m])
+		join([m] * 20)
+	PY
+	[ "$status" = 0 ]
+	[ "$(grep -c InvalidParameter <<<"$output")" = 3 ]
+	clients_are 0
+	[ "$(find "/proc/$(host_pid)/fd" -lname '*memfd*' | wc -l)" = 0 ]
+}
+
+@test "half a message, a line of 10 MB, a peer that dies: the others go on" {
+	host
+	client a -n a
+	run talk '{"execute":"fre'
+	one_line # the greeting
+	python3 -c 'print("x" * 10000000)' >"$T/long"
+	run python3 - "$TMEM_SOCKET" "$T/long" <<-'PY'
+		import socket, sys
+		s = socket.socket(socket.AF_UNIX)
+		s.connect(sys.argv[1])
+		f = s.makefile()
+		f.readline()
+		try:
+		    s.sendall(open(sys.argv[2], 'rb').read())
+		except OSError:
+		    pass
+		print(f.readline(), end='')
+	PY
+	contains "more than 1048576 bytes"
+	[ "$(awk '/VmHWM/ {print $2}' "/proc/$(host_pid)/status")" -lt 32768 ]
+	# A client that dies in the middle of its answer.
+	run python3 - "$TMEM_SOCKET" "$CLIENT" <<-'PY'
+		import os, socket, sys
+		s = socket.socket(socket.AF_UNIX)
+		s.connect(sys.argv[1])
+		s.send(b'{"execute":"released","argu')
+		os.kill(os.getpid(), 9)
+	PY
+	try 0 tmemctl list
+	is a frozen false
+}
+
+@test "a peer that does not read its replies is not waited for" {
+	host
+	client a -n a -p p1 -p p2 -p p3 -p p4
+	python3 - "$TMEM_SOCKET" "$T/ready" <<-'PY' 3>&- &
+		import socket, sys, time
+		s = socket.socket(socket.AF_UNIX)
+		s.connect(sys.argv[1])
+		s.settimeout(1)
+		try:
+		    while True:
+		        s.sendall(b'{"execute":"list"}\n' * 100)
+		except OSError:
+		    open(sys.argv[2], 'w')
+		time.sleep(1000)
+	PY
+	defer "kill $!"
+	retry 20 test -e "$T/ready"
+	try 0 tmemctl list
+	[ "$(awk '/VmRSS/ {print $2}' "/proc/$(host_pid)/status")" -lt 65536 ]
+	only_us() { [ "$(find "/proc/$(host_pid)/fd" -lname 'socket:*' | wc -l)" -le 2 ]; }
+	retry 30 only_us # the listening socket and the client; it has been dropped
+}
+
+@test "at most 256 control connections" {
+	host
+	run python3 - "$TMEM_SOCKET" <<-'PY'
+		import socket, sys
+		held = []
+		for i in range(257):
+		    s = socket.socket(socket.AF_UNIX)
+		    s.connect(sys.argv[1])
+		    held.append(s)
+		    line = s.makefile().readline()
+		    assert ('"tmem"' in line) == (i < 256), (i, line)
+		print(line, end='')
+	PY
+	[ "$status" = 0 ]
+	contains '"class":"Busy"'
+	retry 10 tmemctl list
+}
+
+# A place that every user can reach, with the programs in it: $D.
+public_place() {
+	D=$(mktemp -d)
+	defer "rm -rf $D"
+	chmod 755 "$D"
+	cp "$B/tmemd" "$B/tmemctl" "$D"
+}
+
+as_nobody() { setpriv --reuid=65534 --clear-groups "$@"; }
+
+@test "other users are refused" {
+	public_place
+	export TMEM_SOCKET=$D/control.sock
+	defer stop_host # before $D goes
+	host
+	try 1 as_nobody "$D/tmemctl" list
+	contains "Permission denied"
+	one_line
+	# Even if somebody opens the socket up.
+	chmod 666 "$TMEM_SOCKET"
+	try 1 as_nobody "$D/tmemctl" list
+	contains "only root and the user of this tmemd"
+	one_line
+}
+
+@test "a user has a host of his own, which root may use too" {
+	public_place
+	export XDG_RUNTIME_DIR=$D/run
+	mkdir -m 700 "$D/run"
+	chown 65534 "$D/run"
+	unset TMEM_SOCKET
+	as_nobody "$D/tmemd" 3>&-
+	defer "kill $(host_pid "$D/run/tmem/control.sock")"
+	[ "$(stat -c '%a %u' "$D/run/tmem")" = "700 65534" ]
+	try 0 as_nobody "$D/tmemctl" list
+	try 0 tmemctl -S "$D/run/tmem/control.sock" list
+}
