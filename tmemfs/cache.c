@@ -315,11 +315,17 @@ fail_key:
 	return rc;
 }
 
+void tm_cache_quiesce(struct tm_cache *cache)
+{
+	tm_putq_stop(cache->queue);
+	cache->queue = NULL;
+}
+
 void tm_cache_close(struct tm_cache *cache)
 {
 	if (!cache)
 		return;
-	tm_putq_stop(cache->queue);
+	tm_cache_quiesce(cache);
 	cache->tm->ops->close(cache->tm);
 	pthread_key_delete(cache->buffer_key);
 	for (unsigned int i = 0; i < TM_STRIPES; i++)

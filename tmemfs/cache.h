@@ -30,7 +30,11 @@ struct tm_cache_params {
 /* Starts threads: call after the last fork. 0, or the errors of tm_open, new_pool, and -ENOMEM. */
 int tm_cache_open(const struct tm_cache_params *params, struct tm_cache **ret_cache);
 
-/* Waits for the puts under way. No other call may be. NULL is fine. */
+/* Drop the puts that wait, and wait for those under way: from here on the cache refers to no inode.
+ * No read may be under way. */
+void tm_cache_quiesce(struct tm_cache *cache);
+
+/* After the last inode is gone. No other call may be under way. NULL is fine. */
 void tm_cache_close(struct tm_cache *cache);
 
 /* --- what stat says ----------------------------------------------------------------------- */

@@ -19,7 +19,7 @@ struct tm_cache {
 	int pool;
 	unsigned int page_shift;
 	size_t page_size;
-	struct tm_putq *queue;
+	struct tm_putq *queue;    /* NULL once quiesced */
 	pthread_key_t buffer_key; /* each thread's struct tm_buffer, see cache_read.c */
 
 	atomic_bool destroyed; /* by an operator: tmem will never know a page again */

@@ -102,22 +102,12 @@ void tm_op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *n
 
 /* --- removing ----------------------------------------------------------------------------- */
 
-static bool last_name_gone(struct tm_inode *inode)
-{
-	TM_AUTO_FD struct tm_fd place = TM_FD_NONE;
-	struct stat st;
-
-	if (tm_fd_get(inode, &place) < 0 || fstat(place.fd, &st) < 0)
-		return false;
-	return st.st_nlink == 0 || S_ISDIR(st.st_mode);
-}
-
-/* A name of `inode` (referenced here until now, NULL: not known) was removed, or not. */
-static void name_removed(struct tm_mount *mount, struct tm_inode *inode, bool removed)
+/* The last name of `inode` (referenced here until now, NULL: not known) was removed, or not. */
+static void name_removed(struct tm_mount *mount, struct tm_inode *inode, bool gone)
 {
 	if (!inode)
 		return;
-	if (removed && last_name_gone(inode)) {
+	if (gone) {
 		tm_inode_set_unlinked(inode);
 		tm_cache_invalidate(mount->cache, inode);
 	} else {
@@ -130,14 +120,15 @@ static int remove_name(struct tm_mount *mount, struct tm_inode *parent, const ch
 {
 	TM_AUTO_FD struct tm_fd dir = TM_FD_NONE;
 	struct tm_inode *inode;
+	bool last = false;
 	int rc = tm_fd_get(parent, &dir);
 
 	if (rc < 0)
 		return rc;
-	inode = tm_inode_find(parent, name, true);
+	inode = tm_inode_find(parent, name, true, &last);
 	if (unlinkat(dir.fd, name, flags) < 0)
 		rc = -errno;
-	name_removed(mount, inode, rc == 0);
+	name_removed(mount, inode, rc == 0 && last);
 	return rc;
 }
 
@@ -157,15 +148,16 @@ static int rename_name(struct tm_mount *mount, struct tm_inode *from, const char
 {
 	TM_AUTO_FD struct tm_fd dir = TM_FD_NONE, newdir = TM_FD_NONE;
 	struct tm_inode *moved, *over;
-	bool exchange = flags & RENAME_EXCHANGE;
+	bool exchange = flags & RENAME_EXCHANGE, last = false;
 	int rc = tm_fd_get(from, &dir);
 
 	if (rc == 0)
 		rc = tm_fd_get(to, &newdir);
 	if (rc < 0)
 		return rc;
-	moved = tm_inode_find(from, name, false);
-	over = flags & RENAME_NOREPLACE ? NULL : tm_inode_find(to, newname, !exchange);
+	moved = tm_inode_find(from, name, false, &last);
+	last = false;
+	over = flags & RENAME_NOREPLACE ? NULL : tm_inode_find(to, newname, !exchange, &last);
 	if (renameat2(dir.fd, name, newdir.fd, newname, flags) < 0)
 		rc = -errno;
 	if (rc == 0 && moved)
@@ -173,7 +165,7 @@ static int rename_name(struct tm_mount *mount, struct tm_inode *from, const char
 	if (rc == 0 && over && exchange)
 		tm_inode_moved(over, from, name);
 	tm_inode_unref(moved);
-	name_removed(mount, over, rc == 0 && !exchange);
+	name_removed(mount, over, rc == 0 && last && !exchange);
 	return rc;
 }
 

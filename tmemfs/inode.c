@@ -314,7 +314,7 @@ int tm_inode_lookup(
 	return fd < 0 ? fd : tm_inode_adopt(parent, name, fd, ret_st, ret_inode);
 }
 
-struct tm_inode *tm_inode_find(struct tm_inode *parent, const char *name, bool keep)
+struct tm_inode *tm_inode_find(struct tm_inode *parent, const char *name, bool keep, bool *ret_last)
 {
 	struct tm_inodes *table = parent->table;
 	TM_AUTO_IDENTITY struct tm_identity id = {.handle = NULL};
@@ -323,6 +323,7 @@ struct tm_inode *tm_inode_find(struct tm_inode *parent, const char *name, bool k
 
 	if (fd < 0 || tm_identify(table, fd, &id) < 0)
 		return NULL;
+	*ret_last = id.st.st_nlink <= 1 || S_ISDIR(id.st.st_mode);
 	pthread_mutex_lock(&table->lock);
 	inode = find_locked(table, &id);
 	if (inode && tm_identity_is(&id, inode)) {

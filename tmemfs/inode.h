@@ -79,11 +79,11 @@ struct tm_inode *tm_inode_ref(struct tm_inode *inode);
 void tm_inode_unref(struct tm_inode *inode);
 
 /* The inode of `name` in `parent` if the kernel knows it: referenced, else NULL. With `keep`, it
- * stays reachable after that name is gone. */
-struct tm_inode *tm_inode_find(struct tm_inode *parent, const char *name, bool keep);
+ * stays reachable after that name is gone; *ret_last tells if it is the last one. */
+struct tm_inode *tm_inode_find(
+	struct tm_inode *parent, const char *name, bool keep, bool *ret_last);
 
-/* A name is gone but the file has others: no need to keep its descriptor, if a handle leads to it.
- */
+/* The name is not gone, or not the last one: no need to keep the descriptor. */
 void tm_inode_unkeep(struct tm_inode *inode);
 
 /* The name moved: remember the new place. */

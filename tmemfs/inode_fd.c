@@ -76,8 +76,7 @@ void tm_inode_unkeep(struct tm_inode *inode)
 	struct tm_inodes *table = inode->table;
 
 	pthread_mutex_lock(&table->lock);
-	/* Without handles the backing may have hidden an open file under another name: keep it. */
-	if (inode->keep_fd && inode->by_handle && !inode->unlinked && inode != table->root) {
+	if (inode->keep_fd && !inode->unlinked && inode != table->root) {
 		inode->keep_fd = false;
 		table->kept_count--;
 		table->fd_count++;

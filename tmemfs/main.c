@@ -297,6 +297,7 @@ static int serve(struct run *run)
 
 	fuse_session_unmount(session);
 	tm_notifier_stop(run->mount.notifier);
+	tm_cache_quiesce(run->mount.cache);
 fail_mount:
 	fuse_remove_signal_handlers(session);
 fail_signals:

@@ -11,20 +11,21 @@ swap_on() {
 	defer 'kill $(cat '"$T"'/nbd.pid)'
 	DEV=$("$REPO/tools/swap-attach" "$T/nbd.sock")
 	defer "$REPO/tools/swap-attach -d $DEV"
-	before=$(written)
+	SECTORS=$(sectors_written)
 }
 
-written() { awk '{ print int($7 / 2048) }' "/sys/block/${DEV##*/}/stat"; } # MiB, since the machine started
+# Sectors written to the device since the machine started.
+sectors_written() { awk '{ print $7 }' "/sys/block/${DEV##*/}/stat"; }
 
-swapped_out() { # MIB: the kernel wrote at least that much
-	[ $(($(written) - before)) -ge "$1" ]
+swapped_out() { # BYTES: the kernel wrote at least that much since swap_on
+	[ $((($(sectors_written) - SECTORS) * 512)) -ge "$1" ]
 }
 
 @test "a process over its limit swaps to memory and finds every page right" {
 	swap_on size=256M limit=128M tmem-socket=none
 	try 0 "$REPO/tools/in-cgroup" 48M "$B/tests/memhog" 96M 1
 	contains 'pages right'
-	swapped_out 48
+	swapped_out $((48 << 20))
 	try 0 "$REPO/tools/swap-attach" -d "$DEV"
 	run grep "$DEV" /proc/swaps
 	[ "$status" -ne 0 ]
@@ -34,7 +35,7 @@ swapped_out() { # MIB: the kernel wrote at least that much
 	swap_on size=256M limit=8M fallback="$T/fb" tmem-socket=none
 	try 0 "$REPO/tools/in-cgroup" 48M "$B/tests/memhog" 96M 1
 	contains 'pages right'
-	swapped_out 48
+	swapped_out $((48 << 20))
 }
 
 @test "swap-attach refuses what is not there" {
