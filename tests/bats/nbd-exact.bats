@@ -21,7 +21,7 @@ serve() {
 	nbdkit -U "$sock" -P "$pid" "$PLUGIN" "$@" 3>&-
 	retry 10 test -s "$pid"
 	server=$(cat "$pid")
-	defer "kill $server"
+	defer stop
 }
 
 stop() {
@@ -212,3 +212,22 @@ fdinfo_of() {
 	serve size=16M fallback="$fallback"
 }
 
+
+@test "every byte right while the host freezes and thaws" {
+	export TMEM_TMEMD=$B/tmemd
+	host_pid() { tmemctl list --json | jq .host.pid; }
+	serve size=24M limit=16M fallback="$fallback" tmem-socket="$TMEM_SOCKET"
+	retry 10 eval '[ "$(tmemctl list --json | jq ".clients | length")" = 1 ]'
+	defer 'kill -9 $(host_pid)'
+	"$talk" "$sock" random 8 30000 4 >"$T/said" 3>&- &
+	local torture=$! turns=0
+	while kill -0 "$torture" 2>/dev/null; do
+		tmemctl freeze && tmemctl thaw || break
+		turns=$((turns + 1))
+	done
+	wait "$torture" || { cat "$T/said"; return 1; }
+	[ "$turns" -ge 10 ]
+	# It did move pages both ways.
+	[ "$(tmemctl list --json | jq '.clients[0].pools[0].puts_frozen')" -gt 100 ]
+	[ "$(tmemctl list --json | jq '.clients[0].pools[0].fallback_reads')" -gt 100 ]
+}

@@ -11,7 +11,7 @@ PLUGIN=$B/nbdkit-tmem-plugin.so
 serve() {
 	SOCK=$T/nbd.sock URI="nbd+unix:///?socket=$T/nbd.sock"
 	nbdkit -U "$SOCK" -P "$T/nbd.pid" "$PLUGIN" tmem-socket=none "$@" 2>"$T/nbd.err"
-	defer 'kill $(cat '"$T"'/nbd.pid)'
+	defer stop_server
 }
 
 stop_server() {
@@ -36,7 +36,7 @@ fails_with() {
 # verify FIO-ARGUMENTS...: fio writes and checks what it wrote, on every sector.
 verify() {
 	try 0 fio --name=v --ioengine=nbd --uri="$URI" --verify=crc32c --verify_fatal=1 --randrepeat=0 \
-		--group_reporting --minimal "$@"
+		--verify_state_save=0 --group_reporting --minimal "$@"
 }
 
 allocated() { echo $(($(stat -c '%b * %B' "$1"))); } # bytes of disk under a file
