@@ -21,7 +21,7 @@ load host
 {"execute":"help"}
 '
 	[ "$(jq -c '[.return.commands[].name]' <<<"${lines[1]}")" = \
-		'["join","released","list","freeze","thaw","freeable","flush","set","destroy","query-schema","help"]' ]
+		'["join","released","keep","leave","reclaim","list","freeze","thaw","freeable","flush","set","destroy","query-schema","help"]' ]
 	[ "${lines[1]}" = "${lines[2]}" ]
 }
 

@@ -200,11 +200,10 @@ load host
 	stuck=$CLIENT
 	client b -n fine -e 100M
 	kill -STOP $stuck
-	"$B/tmemctl" flush 100M >"$T/out" 2>"$T/err" 3>&- &
+	"$B/tmemctl" flush 1G >"$T/out" 2>"$T/err" 3>&- &
 	pid=$!
 	try 0 tmemctl list
-	try 0 tmemctl flush 10M fine
-	contains "released 10.0M"
+	try 0 tmemctl flush 10M fine # whatever the other flush has left of it
 	status=0
 	wait $pid || status=$?
 	[ "$status" = 1 ]
