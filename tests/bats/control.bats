@@ -198,3 +198,25 @@ as_nobody() { setpriv --reuid=65534 --clear-groups "$@"; }
 	try 0 as_nobody "$D/tmemctl" list
 	try 0 tmemctl -S "$D/run/tmem/control.sock" list
 }
+
+@test "what outlives a client: refusals of keep, leave and reclaim" {
+	host
+	while IFS='|' read -r class text request; do
+		run talk "$request
+{\"execute\":\"list\"}
+"
+		[ "$(jq -r .error.class <<<"${lines[1]}")" = "$class" ] || { echo "$output"; return 1; }
+		contains "$text"
+		[ "$(jq -r '.return.host.version' <<<"${lines[2]}")" != null ] # the connection goes on
+	done <<-'EOF'
+	NotPermitted|for clients, after join|{"execute":"keep","arguments":{"what":"store"}}
+	NotPermitted|for clients, after join|{"execute":"leave"}
+	InvalidParameter|what is store or state|{"execute":"reclaim","arguments":{"name":"a","type":"b","what":"soul"}}
+	InvalidParameter|needs 'what'|{"execute":"reclaim","arguments":{"name":"a","type":"b"}}
+	NoSuchClient|nothing was left here|{"execute":"reclaim","arguments":{"name":"a","type":"b","what":"store"}}
+	EOF
+	client a -n a # alive: its memory is nobody else's
+	run talk '{"execute":"reclaim","arguments":{"name":"a","type":"test","what":"store"}}
+'
+	contains NoSuchClient
+}
