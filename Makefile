@@ -12,9 +12,10 @@ DESTDIR ?=
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-7s %s\n' '$(1)' '$(2)';)
 
+# PEERS: what only the benchmarks compare with
 PACKAGES := build-essential pkg-config clang clang-format libfuse3-dev fuse3 nbdkit nbdkit-plugin-dev \
 	liblz4-dev libzstd-dev libxxhash-dev libjansson-dev libinih-dev libcap-dev libcmocka-dev \
-	bats fio libnbd-bin nbdfuse nbd-client jq attr acl util-linux mount procps psmisc python3 cppcheck git
+	bats fio libnbd-bin nbd-client jq attr acl util-linux mount procps psmisc python3 cppcheck git
 
 pkg_cflags = $(shell pkg-config --cflags $(1) 2>/dev/null)
 pkg_libs   = $(shell pkg-config --libs $(1) 2>/dev/null)
@@ -93,7 +94,7 @@ deps: ## install the Debian packages that build and tests need (elsewhere: print
 	@if ! command -v apt-get >/dev/null; then \
 		echo "Install what your distribution calls these: $(PACKAGES)"; \
 	else \
-		missing=$$(for p in $(PACKAGES); do \
+		missing=$$(for p in $(PACKAGES) $(PEERS); do \
 			dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 		if [ -n "$$missing" ]; then \
 			echo "installing:" $$missing; \
@@ -115,7 +116,8 @@ check-built: tests
 	$(Q)tests/run
 
 bench: ## measure us beside the peers, in one run
-	$(Q)$(MAKE) --no-print-directory deps tests
+	$(Q)$(MAKE) --no-print-directory deps PEERS=bindfs
+	$(Q)$(MAKE) --no-print-directory tests
 	$(Q)bench/run
 
 # --- sanitizers and lint ---------------------------------------------------------------------

@@ -9,7 +9,7 @@ REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 B=$REPO/${B:-build}
 SAMPLES=$(mktemp)
 CLEANUP=("rm -f $SAMPLES")
-trap 'for ((i = ${#CLEANUP[@]} - 1; i >= 0; i--)); do eval "${CLEANUP[i]}" >/dev/null 2>&1; done' EXIT
+trap 'for ((i = ${#CLEANUP[@]} - 1; i >= 0; i--)); do eval "${CLEANUP[i]}" >/dev/null 2>&1 || true; done' EXIT
 trap 'exit 130' INT TERM
 
 # undo COMMAND: at exit, last registered first.
