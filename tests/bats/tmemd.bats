@@ -234,7 +234,8 @@ contains_file() { grep -qF "$2" "$1" || { cat "$1"; return 1; }; }
 	is a used_bytes $((10 << 20))
 	# And from nothing: a client that may starts one.
 	stop_host
-	client c -n c -d
+	"$B/tests/client" -n c -d >"$T/c.log" 3>&- &
+	defer "kill $!"
 	retry 10 clients_are 3
 }
 
