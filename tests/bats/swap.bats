@@ -45,3 +45,9 @@ swapped_out() { # BYTES: the kernel wrote at least that much since swap_on
 	contains 'not attached by this program'
 	try 2 "$REPO/tools/swap-attach"
 }
+
+@test "the same on a real /dev/nbd0, in a kernel of its own" {
+	requires linux.uml
+	try 0 "$REPO/tests/vm/uml" "$REPO/tests/vm/swap-nbd"
+	contains "swapped to the kernel's nbd, all pages right"
+}
