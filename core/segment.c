@@ -76,13 +76,57 @@ int tm_arena_open(
 	return 0;
 }
 
+static uint64_t header_check(const struct tm_segment_header *header)
+{
+	return XXH3_64bits(header, offsetof(struct tm_segment_header, check));
+}
+
+bool tm_arena_next(struct tm_arena *a, uint32_t *id, struct tm_segment_header *ret_header)
+{
+	uint64_t at, end = a->memory.bytes;
+
+	/* Looking for data first: reading a hole of the mapping would fill it. */
+	for (; (at = tm_memory_next(&a->memory, (uint64_t)*id * a->segment_bytes)) < end; ++*id) {
+		*id = (uint32_t)(at / a->segment_bytes);
+		memcpy(ret_header, tm_segment_data(a, *id), sizeof(*ret_header));
+		if (ret_header->magic == TM_SEGMENT_MAGIC &&
+			ret_header->check == header_check(ret_header))
+			return true;
+	}
+	return false;
+}
+
+static bool is_segment_size(uint32_t bytes)
+{
+	return bytes >= TM_SEGMENT_BYTES_MIN && bytes <= TM_SEGMENT_BYTES_MAX &&
+		(bytes & (bytes - 1)) == 0;
+}
+
+/* Whatever settle would not recognise it gives back, so a mapping of another layout is found out
+ * first. A damaged header is no other layout: its segment is lost, not the rest. */
+static int check_layout(struct tm_arena *a)
+{
+	struct tm_segment_header header;
+
+	for (uint32_t id = 0; tm_arena_next(a, &id, &header); id++) {
+		if (header.version != TM_SEGMENT_VERSION)
+			return -EPROTO;
+		if (header.segment_bytes != a->segment_bytes)
+			return -EINVAL;
+	}
+	return 0;
+}
+
 int tm_arena_attach(
 	struct tm_budget *b, int fd, uint32_t segment_bytes, struct tm_arena **ret_arena)
 {
 	struct tm_memory memory;
 	struct tm_arena *a = NULL;
-	int rc = tm_memory_attach(fd, &memory);
+	int rc;
 
+	if (!is_segment_size(segment_bytes))
+		return -EINVAL;
+	rc = tm_memory_attach(fd, &memory);
 	if (rc < 0)
 		return rc;
 	if (memory.bytes % segment_bytes != 0)
@@ -94,8 +138,12 @@ int tm_arena_attach(
 		return rc;
 	}
 	a->memory = memory;
-	*ret_arena = a;
-	return 0;
+	rc = check_layout(a);
+	if (rc < 0)
+		tm_arena_detach(a);
+	else
+		*ret_arena = a;
+	return rc;
 }
 
 void tm_arena_detach(struct tm_arena *a)
@@ -153,28 +201,6 @@ uint8_t *tm_segment_data(const struct tm_arena *a, uint32_t id)
 static bool is_ephemeral(const struct tm_owner *owner)
 {
 	return !(owner->flags & TM_POOL_PERSIST);
-}
-
-static uint64_t header_check(const struct tm_segment_header *header)
-{
-	return XXH3_64bits(header, offsetof(struct tm_segment_header, check));
-}
-
-bool tm_arena_next(struct tm_arena *a, uint32_t *id, struct tm_segment_header *ret_header)
-{
-	uint64_t at, end = a->memory.bytes;
-
-	/* Looking for data first: reading a hole of the mapping would fill it. */
-	for (; (at = tm_memory_next(&a->memory, (uint64_t)*id * a->segment_bytes)) < end; ++*id) {
-		*id = (uint32_t)(at / a->segment_bytes);
-		memcpy(ret_header, tm_segment_data(a, *id), sizeof(*ret_header));
-		if (ret_header->magic == TM_SEGMENT_MAGIC &&
-			ret_header->version == TM_SEGMENT_VERSION &&
-			ret_header->segment_bytes == a->segment_bytes &&
-			ret_header->check == header_check(ret_header))
-			return true;
-	}
-	return false;
 }
 
 /* The segment has an owner from here on. */

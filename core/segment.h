@@ -88,9 +88,10 @@ void tm_arena_detach(
 
 /*
  * Take over the mapping of another arena, whose process is gone. On success the descriptor is the
- * arena's. Then, before anything else: tm_arena_next() finds each segment with a valid header,
- * tm_segment_adopt() keeps one, tm_arena_settle() frees all others. 0; -ENOMEM; -EINVAL no whole
- * number of segments; errno of the mapping.
+ * arena's. Then, before anything else: tm_arena_next() finds the first segment at or behind *id
+ * with a whole header, tm_segment_adopt() keeps one, tm_arena_settle() frees all others. 0;
+ * -ENOMEM; -EINVAL no such segment size, or not that of the mapping; -EPROTO a layout of another
+ * version; errno of the mapping. A failure changes nothing in it.
  */
 int tm_arena_attach(
 	struct tm_budget *b, int fd, uint32_t segment_bytes, struct tm_arena **ret_arena);

@@ -45,8 +45,8 @@ int tm_store_create(const struct tm_store_params *params, struct tm_store **ret_
  * page whose put was answered is there, nothing that was flushed or replaced comes back; ephemeral
  * pages only where `ephemeral` says so. A pool is found again by the first new_pool with its flags
  * and attributes. params->segment_bytes must be what the other store had; the limit may differ. On
- * success the descriptor is the store's. Errors as tm_store_create; -EINVAL not the size of a
- * store.
+ * success the descriptor is the store's. Errors as tm_store_create and
+ * tm_arena_attach; the mapping is then as it was.
  */
 int tm_store_recover(
 	const struct tm_store_params *params, int fd, bool ephemeral, struct tm_store **ret_store);

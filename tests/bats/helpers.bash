@@ -51,6 +51,14 @@ try() {
 	fi
 }
 
+# not COMMAND...: it fails. (A bare "! command" never fails a test: bash exempts it from errexit.)
+not() {
+	if "$@"; then
+		echo "should have failed: $*"
+		return 1
+	fi
+}
+
 # contains TEXT: the last run printed it.
 contains() {
 	if [[ $output != *"$1"* ]]; then

@@ -703,7 +703,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:
 		ls "$MNT" >/dev/null
 		kill -$sig $pid
 		wait $pid
-		! mounted "$MNT"
+		not mounted "$MNT"
 	done
 }
 
@@ -727,7 +727,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:
 	[ "$(cat "$MNT/x")" = x ]
 	umount "$MNT"
 	"$T/mount.fuse.tmemfs" "$BACK" "$MNT" -f -o socket=none 3>&-
-	! mounted "$MNT"
+	not mounted "$MNT"
 }
 
 @test "mount -t fuse.tmemfs" {
@@ -752,7 +752,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:
 		one_line
 		contains "try --help"
 	done
-	! mounted "$MNT"
+	not mounted "$MNT"
 }
 
 @test "what is missing or no directory: one line, exit 1" {

@@ -17,6 +17,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <xxhash.h>
 
 #define LIMIT   (4u << 20)
 #define SEGMENT (256u << 10)
@@ -131,6 +132,50 @@ static void what_is_no_store_is_refused_or_empty(void **state)
 	assert_int_equal(test_pool(&t, TM_POOL_PERSIST, 0, 0), 0);
 	assert_int_equal(tm_store_put(t.store, 0, &oid, 0, page), 0);
 	test_store_close(&t);
+}
+
+/* Another segment size or version: refused, and everything is still there for who knows better. */
+static void another_layout_is_refused_and_left_alone(void **state)
+{
+	static const uint32_t wrong[] = {1, 3, 128u << 10, 512u << 10, 2u << 20, 1u << 31};
+	struct tm_store_params params = {.limit = LIMIT};
+	struct tm_segment_header *header;
+	struct test_store t, again;
+
+	(void)state;
+	test_store_open(&t, LIMIT, SEGMENT, NULL, NULL);
+	assert_int_equal(test_pool(&t, TM_POOL_PERSIST, 0, 0), 0);
+	test_page(3, page, sizeof(page));
+	assert_int_equal(tm_store_put(t.store, 0, &oid, 0, page), 0);
+
+	assert_int_equal(tm_ledger_create(&again.ledger, &again.ledger_fd), 0);
+	params.ledger = again.ledger;
+	for (size_t i = 0; i < TM_ARRAY_SIZE(wrong); i++) {
+		params.segment_bytes = wrong[i];
+		assert_int_equal(
+			tm_store_recover(&params, tm_store_fd(t.store), false, &again.store),
+			-EINVAL);
+	}
+	header = (struct tm_segment_header *)tm_segment_data(t.store->arena, 0);
+	header->version++;
+	header->check = XXH3_64bits(header, offsetof(struct tm_segment_header, check));
+	params.segment_bytes = SEGMENT;
+	assert_int_equal(
+		tm_store_recover(&params, tm_store_fd(t.store), false, &again.store), -EPROTO);
+	header->version--;
+	header->check = XXH3_64bits(header, offsetof(struct tm_segment_header, check));
+	assert_int_equal(again.ledger->used_bytes, 0);
+	tm_ledger_unmap(again.ledger);
+	close(again.ledger_fd);
+
+	recover(&t, false, &again);
+	assert_int_equal(test_pool(&again, TM_POOL_PERSIST, 0, 0), 0);
+	assert_int_equal(tm_store_get(again.store, 0, &oid, 0, got), 0);
+	assert_memory_equal(got, page, TM_PAGE_SIZE);
+	test_store_close(&again);
+	tm_store_destroy(t.store);
+	tm_ledger_unmap(t.ledger);
+	close(t.ledger_fd);
 }
 
 /* Bits flip in the mapping before it is opened: no crash, no wrong bytes. */
@@ -368,6 +413,7 @@ int main(void)
 		cmocka_unit_test(answered_pages_are_found_again),
 		cmocka_unit_test(ephemeral_pages_come_back_only_when_asked_for),
 		cmocka_unit_test(what_is_no_store_is_refused_or_empty),
+		cmocka_unit_test(another_layout_is_refused_and_left_alone),
 		cmocka_unit_test(damage_before_recovery_gives_no_wrong_bytes),
 		cmocka_unit_test(nothing_answered_is_lost_by_a_kill),
 	};
