@@ -36,11 +36,12 @@ obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 TMEMD_OBJ  := $(call obj,$(wildcard tools/tmemd/*.c))
 CTL_OBJ    := $(call obj,$(wildcard tools/tmemctl/*.c tools/common/*.c))
 STAT_OBJ   := $(call obj,$(wildcard tools/tmemstat/*.c tools/common/*.c))
+KEEP_OBJ   := $(call obj,$(wildcard tools/nbd-keep/*.c))
 FS_OBJ     := $(call obj,$(wildcard tmemfs/*.c))
 PLUGIN_OBJ := $(call obj,$(wildcard nbd-plugin/*.c))
 
 PROGRAMS := $(if $(TMEMD_OBJ),$(B)/tmemd) $(if $(wildcard tools/tmemctl/*.c),$(B)/tmemctl) \
-	$(if $(wildcard tools/tmemstat/*.c),$(B)/tmemstat) $(if $(FS_OBJ),$(B)/tmemfs) \
+	$(if $(wildcard tools/tmemstat/*.c),$(B)/tmemstat) $(if $(KEEP_OBJ),$(B)/nbd-keep) $(if $(FS_OBJ),$(B)/tmemfs) \
 	$(if $(PLUGIN_OBJ),$(B)/nbdkit-tmem-plugin.so)
 UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
 HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC))
@@ -72,6 +73,8 @@ $(B)/tmemctl: $(CTL_OBJ) $(B)/libtmem.a
 	$(call link)
 $(B)/tmemstat: $(STAT_OBJ) $(B)/libtmem.a
 	$(call link)
+$(B)/nbd-keep: $(KEEP_OBJ) # locked in memory, so without the libraries of the rest
+	$(call say,LINK,$@)$(CC) $(ALL_CFLAGS) -o $@ $^
 $(B)/tmemfs: $(FS_OBJ) $(B)/libtmem.a
 	$(call link,,$(call pkg_libs,fuse3))
 $(B)/nbdkit-tmem-plugin.so: $(PLUGIN_OBJ) $(B)/libtmem.a
@@ -161,7 +164,7 @@ PLUGINDIR ?= $(shell pkg-config --variable=plugindir nbdkit 2>/dev/null)
 install: all ## install below DESTDIR and PREFIX
 	install -d $(BIN) $(SBIN) $(MAN)/man1 $(MAN)/man8 $(DESTDIR)$(PLUGINDIR)
 	install -m 755 $(B)/tmemfs $(B)/tmemctl $(B)/tmemstat $(BIN)
-	install -m 755 $(B)/tmemd $(SBIN)
+	install -m 755 $(B)/tmemd $(B)/nbd-keep $(SBIN)
 	ln -sf ../bin/tmemfs $(SBIN)/mount.fuse.tmemfs
 	install -m 755 $(B)/nbdkit-tmem-plugin.so $(DESTDIR)$(PLUGINDIR)
 	install -m 644 $(wildcard man/*.1) $(MAN)/man1

@@ -7,8 +7,8 @@
  * The command counts up a 64-bit word of the memory whose descriptor is in $TM_BEAT (memhog does, a
  * page at a time). Prints the longest pause at the end and exits as the command did. When the word
  * stays the same for SECONDS: prints to the console where every process is in the kernel, and kills
- * the command (exit 3); with -p powers the machine off instead, for a machine that swaps to a server
- * that hangs runs nothing any more.
+ * the command (exit 3); with -p powers the machine off instead, for a machine that swaps to a
+ * server that hangs runs nothing any more.
  *
  * It must not stop with what it watches: all of it is locked in memory, and all that the kernel
  * needs memory for is done once before the command starts (a descriptor that was read from has its
