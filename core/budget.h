@@ -29,7 +29,8 @@ struct tm_budget {
 	bool unlimited;    /* recovery: what is there already is charged, whatever the limit */
 
 	/* A resident store: how many bytes of nodes may still be allocated without waiting for
-	 * memory; below zero is none. Set before other threads know the budget, or by the keeper. */
+	 * memory; below zero is none. Set before other threads know the budget, or by the keeper.
+	 */
 	bool resident;
 	_Atomic int64_t node_bytes;
 

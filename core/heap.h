@@ -15,7 +15,8 @@
 /* Make the process's malloc such a heap. For good, and before there are other threads. */
 void tm_heap_settle(void);
 
-/* Make sure that `bytes` can be had from it. May wait for memory. False when the machine has none. */
+/* Make sure that `bytes` can be had from it. May wait for memory. False when the machine has none.
+ */
 bool tm_heap_reserve(size_t bytes);
 
 #endif

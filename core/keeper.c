@@ -12,7 +12,7 @@
 /* Index nodes of a resident store: what they may take of the heap before the keeper has seen to it,
  * and what is kept beyond that for everybody else's malloc. */
 #define NODE_BYTES (4ull << 20)
-#define HEAP_BYTES (NODE_BYTES + (8ull << 20))
+#define HEAP_BYTES (NODE_BYTES + (12ull << 20))
 
 /* How long to leave a machine alone that has no memory. */
 #define RETRY_MS 50
@@ -154,8 +154,10 @@ int tm_keeper_start(const struct tm_keeper_params *params, struct tm_keeper **re
 	pthread_cond_init(&k->filled, &attr);
 	pthread_condattr_destroy(&attr);
 	tm_arena_set_reserve(params->arena, &reserve);
-	if (params->resident)
+	if (params->resident) {
+		tm_budget_set_nodes(params->budget, 0);
 		fill(k);
+	}
 	rc = pthread_create(&k->thread, NULL, keeper_main, k);
 	if (rc != 0) {
 		keeper_free(k);

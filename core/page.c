@@ -149,8 +149,7 @@ static int insert(struct tm_store *s, struct tm_pool *p, const struct tm_handle 
 		uint64_t seen = tm_arena_released(s->arena);
 
 		rc = publish(s, p, h, slot, what, expect);
-		if (rc == 0 || tries == RECLAIM_TRIES ||
-			!tm_make_room(s, TM_ROOM_NODE, rc, seen))
+		if (rc == 0 || tries == RECLAIM_TRIES || !tm_make_room(s, TM_ROOM_NODE, rc, seen))
 			break;
 	}
 	if (rc == -ENOBUFS)

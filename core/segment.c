@@ -237,8 +237,8 @@ void tm_arena_populate(struct tm_arena *a)
 {
 	for (uint32_t id = 0; id < a->count; id++)
 		if (atomic_load(&a->segments[id].state) != TM_SEGMENT_FREE)
-			(void)tm_memory_populate(&a->memory, (uint64_t)id * a->segment_bytes,
-				a->segment_bytes);
+			(void)tm_memory_populate(
+				&a->memory, (uint64_t)id * a->segment_bytes, a->segment_bytes);
 }
 
 void tm_arena_settle(struct tm_arena *a)
@@ -302,8 +302,8 @@ static void push_free(struct tm_arena *a, uint32_t id)
 }
 
 /* The reserve grows only where index nodes have some room beside it: making room for a node takes
- * from the reserve, which must not come back for it. What is the first of a reserve that is all there
- * is may be the headroom, which is of no use unless it is ready. */
+ * from the reserve, which must not come back for it. What is the first of a reserve that is all
+ * there is may be the headroom, which is of no use unless it is ready. */
 static bool has_room_to_fill(const struct tm_arena *a, bool first)
 {
 	uint64_t leave = first && a->reserve.only ? 0 : a->budget->headroom + a->segment_bytes / 8;
@@ -495,8 +495,7 @@ static void release(struct tm_arena *a, uint32_t id)
 	if (is_ephemeral(s->owner))
 		atomic_fetch_sub(&a->budget->ledger->freeable_bytes, a->segment_bytes);
 	if (!recycle(a, id)) {
-		tm_memory_release(
-			&a->memory, (uint64_t)id * a->segment_bytes, a->segment_bytes);
+		tm_memory_release(&a->memory, (uint64_t)id * a->segment_bytes, a->segment_bytes);
 		push_free(a, id);
 		tm_budget_credit(a->budget, a->segment_bytes);
 	}

@@ -122,9 +122,9 @@ uint64_t tm_arena_released(const struct tm_arena *a);
  * The reserve: segments made ready ahead, so that opening one neither faults nor waits for memory.
  * Freed segments go to it while it is short, else back to the operating system.
  *
- * Keep `target` segments ready; call `low`, holding no lock of the arena's, whenever one was taken and
- * fewer are left. `only`: open nothing but ready segments, and do not count them as freeable. Before
- * other threads know the arena. A reserve of 0 (the default) is none.
+ * Keep `target` segments ready; call `low`, holding no lock of the arena's, whenever one was taken
+ * and fewer are left. `only`: open nothing but ready segments, and do not count them as freeable.
+ * Before other threads know the arena. A reserve of 0 (the default) is none.
  */
 struct tm_reserve {
 	uint32_t target;
@@ -151,8 +151,8 @@ bool tm_arena_has_room(struct tm_arena *a);
 struct tm_segment *tm_segment(const struct tm_arena *a, uint32_t id);
 uint8_t *tm_segment_data(const struct tm_arena *a, uint32_t id);
 
-/* Take a ready or a free segment, write its header and hold it open (one reference). `privileged` may
- * use the budget's headroom. 0; -ENOMEM; -ENOBUFS the budget has room but nothing is ready. */
+/* Take a ready or a free segment, write its header and hold it open (one reference). `privileged`
+ * may use the budget's headroom. 0; -ENOMEM; -ENOBUFS the budget has room but nothing is ready. */
 int tm_segment_open(struct tm_arena *a, const struct tm_owner *owner, const struct tm_oid *oid,
 	bool privileged, uint32_t *ret_id);
 

@@ -89,9 +89,9 @@ void tm_page_live_locked(struct tm_pool *p, struct tm_killed what);
 void tm_page_dead_locked(struct tm_store *s, struct tm_pool *p, uint64_t slot);
 
 /*
- * After an allocation failed with `rc`, make room for another try. -ENOMEM: get at least one segment
- * back, also from the reserve if it was for a node. -ENOBUFS: wait for the keeper. `seen` is
- * tm_arena_released() from before that allocation: when somebody else made room since, that is
+ * After an allocation failed with `rc`, make room for another try. -ENOMEM: get at least one
+ * segment back, also from the reserve if it was for a node. -ENOBUFS: wait for the keeper. `seen`
+ * is tm_arena_released() from before that allocation: when somebody else made room since, that is
  * enough. False when there is nothing to give. Takes locks from TM_LOCK_RECLAIM down; bounded work
  * (some segments are moved or dropped).
  */

@@ -5,8 +5,8 @@
  * Random operations on a few handles of four pools, in a store so small that it evicts and cleans
  * all the time, beside an array that says what each handle must hold. Then the same with every
  * charge of the budget (segment, leaf, slot array, object, hash table) made to fail in turn, then
- * with several threads on handles of their own, and with several threads on the same handles. A store
- * does the same with a thread that works ahead, and as a resident one.
+ * with several threads on handles of their own, and with several threads on the same handles. A
+ * store does the same with a thread that works ahead, and as a resident one.
  */
 #include "tests/unit/pages.h"
 
@@ -549,8 +549,20 @@ static void pools_can_be_destroyed_under_load(void **state)
 	model_close(m);
 }
 
-#define ahead(test)    {#test ", working ahead", test, NULL, NULL, &(enum mode){AHEAD}}
-#define resident(test) {#test ", resident", test, NULL, NULL, &(enum mode){RESIDENT}}
+#define ahead(test)                                                                                \
+	{                                                                                          \
+#test ", working ahead", test, NULL, NULL, &(enum mode)                            \
+		{                                                                                  \
+			AHEAD                                                                      \
+		}                                                                                  \
+	}
+#define resident(test)                                                                             \
+	{                                                                                          \
+#test ", resident", test, NULL, NULL, &(enum mode)                                 \
+		{                                                                                  \
+			RESIDENT                                                                   \
+		}                                                                                  \
+	}
 
 int main(void)
 {
