@@ -78,10 +78,14 @@ static int config_lock(const char *value)
 {
 	if (strcmp(value, "auto") == 0)
 		config.lock = LOCK_AUTO;
-	else if (nbdkit_parse_bool(value) >= 0)
-		config.lock = nbdkit_parse_bool(value) ? LOCK_YES : LOCK_NO;
-	else
+	else if (strcmp(value, "yes") == 0)
+		config.lock = LOCK_YES;
+	else if (strcmp(value, "no") == 0)
+		config.lock = LOCK_NO;
+	else {
+		nbdkit_error("lock=%s: neither auto, yes nor no", value);
 		return -1;
+	}
 	return 0;
 }
 
