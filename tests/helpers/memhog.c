@@ -7,7 +7,7 @@
  * Fills SIZE bytes with pages that follow from their number and version (a mix of zero,
  * compressible and incompressible ones), then ROUNDS times (default 3) visits all in a scattered
  * order, verifies each and rewrites every third. Verifies all at the end. One line; exit 1 at the
- * first wrong page.
+ * first wrong page. Under stallwatch it counts the pages it has passed.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +23,7 @@ struct hog {
 	uint8_t *memory;
 	uint32_t *version; /* of each page */
 	uint64_t pages;    /* no multiple of STRIDE */
+	uint64_t *beat;    /* counted up by each page, see stallwatch.c */
 };
 
 static uint64_t next_random(uint64_t *state)
@@ -50,6 +51,7 @@ static void make_page(uint64_t n, uint32_t version, uint64_t *ret_words)
 static void write_page(struct hog *h, uint64_t n)
 {
 	make_page(n, h->version[n], (uint64_t *)(h->memory + n * PAGE));
+	++*h->beat;
 }
 
 static bool check_page(const struct hog *h, uint64_t n)
@@ -57,6 +59,7 @@ static bool check_page(const struct hog *h, uint64_t n)
 	uint64_t words[PAGE / 8];
 
 	make_page(n, h->version[n], words);
+	++*h->beat;
 	if (memcmp(h->memory + n * PAGE, words, PAGE) == 0)
 		return true;
 	printf("page %llu of %llu is wrong (version %u)\n", (unsigned long long)n,
@@ -79,9 +82,21 @@ static bool check_and_rewrite(struct hog *h, uint64_t start)
 	return true;
 }
 
+/* The counter that stallwatch reads, or one of our own. */
+static uint64_t *find_beat(void)
+{
+	static uint64_t own;
+	const char *fd = getenv("TM_BEAT");
+	void *shared = MAP_FAILED;
+
+	if (fd)
+		shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, atoi(fd), 0);
+	return shared == MAP_FAILED ? &own : shared;
+}
+
 int main(int argc, char **argv)
 {
-	struct hog h = {0};
+	struct hog h = {.beat = find_beat()};
 	uint64_t bytes;
 	int rounds = argc > 2 ? atoi(argv[2]) : 3;
 
