@@ -62,12 +62,34 @@ static uint64_t chunk_bytes(size_t size)
 	return TM_MAX(TM_ALIGN((uint64_t)size + 8, 16), 32u);
 }
 
+bool tm_budget_nodes_low(const struct tm_budget *b, uint64_t bytes)
+{
+	return b->resident && atomic_load(&b->node_bytes) < (int64_t)bytes;
+}
+
+void tm_budget_set_nodes(struct tm_budget *b, uint64_t bytes)
+{
+	b->resident = true;
+	atomic_store(&b->node_bytes, (int64_t)bytes);
+}
+
+/* False when that many bytes are not set aside any more. */
+static bool take_nodes(struct tm_budget *b, uint64_t bytes)
+{
+	if (!b->resident || b->unlimited)
+		return true;
+	if (atomic_fetch_sub(&b->node_bytes, (int64_t)bytes) >= (int64_t)bytes)
+		return true;
+	atomic_fetch_add(&b->node_bytes, (int64_t)bytes);
+	return false;
+}
+
 void *tm_node_alloc(struct tm_budget *b, _Atomic uint64_t *owner_bytes, size_t size)
 {
 	uint64_t bytes = chunk_bytes(size);
 	void *node;
 
-	if (tm_budget_charge(b, bytes, false) < 0)
+	if (!take_nodes(b, bytes) || tm_budget_charge(b, bytes, false) < 0)
 		return NULL;
 	node = calloc(1, size);
 	if (!node)

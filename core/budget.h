@@ -28,6 +28,12 @@ struct tm_budget {
 	uint64_t headroom; /* bytes that only privileged charges may use */
 	bool unlimited;    /* recovery: what is there already is charged, whatever the limit */
 
+	/* A resident store: how many bytes of nodes may still be allocated without waiting for
+	 * memory; below zero is none. Set before other threads know the budget, or by the keeper.
+	 */
+	bool resident;
+	_Atomic int64_t node_bytes;
+
 	/* Tests: refuse a charge when this says true. NULL in production. */
 	bool (*refuse)(void *opaque);
 	void *opaque;
@@ -51,10 +57,15 @@ void tm_budget_report(struct tm_budget *b);
 
 /*
  * Heap memory that counts: charged with what malloc really takes, also on `owner_bytes` (a pool's
- * used_bytes gauge; may be NULL). Zeroed. NULL when the budget or malloc refuses. tm_node_free
- * wants the same size, budget and owner.
+ * used_bytes gauge; may be NULL). Zeroed. NULL when the budget or malloc refuses, or, in a resident
+ * store, when the bytes set aside are used up: tm_budget_nodes_low(b, 1) tells. tm_node_free wants
+ * the same size, budget and owner.
  */
 void *tm_node_alloc(struct tm_budget *b, _Atomic uint64_t *owner_bytes, size_t size);
 void tm_node_free(struct tm_budget *b, _Atomic uint64_t *owner_bytes, void *node, size_t size);
+
+/* Fewer than `bytes` of nodes are left of a resident store's; what the keeper has put there. */
+bool tm_budget_nodes_low(const struct tm_budget *b, uint64_t bytes);
+void tm_budget_set_nodes(struct tm_budget *b, uint64_t bytes);
 
 #endif

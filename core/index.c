@@ -13,6 +13,9 @@
 #define SHARDS        256u
 #define BUCKETS_FIRST 8u
 
+/* No node that a put cannot do without is larger, with what malloc adds. */
+#define NODE_BYTES_MAX (TM_LEAF_SLOTS * sizeof(uint64_t) + 64)
+
 /* What hangs in a bucket: the first member of leaves and objects. */
 struct item {
 	struct item *next;
@@ -400,7 +403,7 @@ int tm_index_make_locked(struct tm_cursor *c, const struct tm_handle *h)
 	if (!c->leaf)
 		c->leaf = leaf_make_locked(c, h);
 	if (!c->leaf || leaf_reach_locked(c->ix, h->objects, c->leaf, slot_of(h)) < 0)
-		return -ENOMEM;
+		return tm_budget_nodes_low(c->ix->budget, NODE_BYTES_MAX) ? -ENOBUFS : -ENOMEM;
 	cursor_aim(c, h);
 	return 0;
 }

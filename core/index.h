@@ -63,7 +63,8 @@ void tm_objects_destroy(struct tm_objects *objects); /* empty already */
 /* Lock the handle's region and look it up. Always succeeds; cursor->slot may be NULL. */
 void tm_index_lock(struct tm_index *ix, const struct tm_handle *h, struct tm_cursor *ret_cursor);
 
-/* Make cursor->slot exist. 0; -ENOMEM, and nothing changed. */
+/* Make cursor->slot exist. 0; -ENOMEM, or -ENOBUFS when the nodes set aside in a resident store are
+ * used up; nothing changed then. */
 int tm_index_make_locked(struct tm_cursor *cursor, const struct tm_handle *h);
 
 /* The slot's value (TM_SLOT_NONE without one), and its change. */

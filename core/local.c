@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/heap.h"
 #include "core/ledger.h"
 #include "core/link.h"
 #include "core/store.h"
@@ -170,6 +171,9 @@ static int open_store(struct local *l, const struct tm_open_params *params, int 
 	struct tm_store_params store = {
 		.ledger = l->ledger,
 		.limit = params->limit ? params->limit : tm_limit_default(),
+		.keeper = true,
+		.resident = params->resident,
+		.patience_ms = params->patience_ms,
 	};
 	struct tm_legacy legacy;
 	int rc;
@@ -214,6 +218,8 @@ int tm_open(const struct tm_open_params *params, struct tmem **ret_tmem)
 
 	if (!is_good_name(params->name) || !is_good_name(params->type))
 		return -EINVAL;
+	if (params->resident)
+		tm_heap_settle();
 	l = calloc(1, sizeof(*l));
 	if (!l)
 		return -ENOMEM;

@@ -9,11 +9,12 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 
+#include "core/tmem.h"
 #include "core/util.h"
 
-/* An unlinked file on a tmpfs of our own with huge=always; -errno where we may not mount. The mount
- * has no place in the tree and lives as long as the file. */
-static int huge_file(uint64_t bytes)
+/* An unlinked file on a tmpfs of our own; -errno where we may not mount. The mount has no place in
+ * the tree and lives as long as the file. */
+static int tmpfs_file(uint64_t bytes, bool want_huge)
 {
 	TM_AUTO_CLOSE int fs = fsopen("tmpfs", FSOPEN_CLOEXEC);
 	TM_AUTO_CLOSE int mnt = -1;
@@ -21,9 +22,13 @@ static int huge_file(uint64_t bytes)
 	int fd;
 
 	snprintf(size, sizeof(size), "%llu", (unsigned long long)bytes);
-	if (fs < 0 || fsconfig(fs, FSCONFIG_SET_STRING, "huge", "always", 0) < 0 ||
-		fsconfig(fs, FSCONFIG_SET_STRING, "size", size, 0) < 0 ||
-		fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
+	if (fs < 0 || fsconfig(fs, FSCONFIG_SET_STRING, "size", size, 0) < 0)
+		return -errno;
+	/* A kernel may have either or not: the file is as good without. */
+	if (want_huge)
+		fsconfig(fs, FSCONFIG_SET_STRING, "huge", "always", 0);
+	fsconfig(fs, FSCONFIG_SET_FLAG, "noswap", NULL, 0);
+	if (fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
 		return -errno;
 	mnt = fsmount(fs, FSMOUNT_CLOEXEC, 0);
 	if (mnt < 0)
@@ -87,7 +92,7 @@ int tm_memory_attach(int fd, struct tm_memory *ret_memory)
 
 int tm_memory_open(uint64_t bytes, bool want_huge, struct tm_memory *ret_memory)
 {
-	TM_AUTO_CLOSE int fd = want_huge ? huge_file(bytes) : -1;
+	TM_AUTO_CLOSE int fd = tmpfs_file(bytes, want_huge);
 	int rc;
 
 	if (fd < 0)
@@ -120,6 +125,19 @@ void tm_memory_close(struct tm_memory *m)
 		return;
 	tm_memory_detach(m);
 	close(m->fd);
+}
+
+int tm_memory_populate(struct tm_memory *m, uint64_t offset, uint64_t bytes)
+{
+	uint8_t *at = m->base + offset, *end = at + bytes;
+
+	if (madvise(at, bytes, MADV_POPULATE_WRITE) == 0)
+		return 0;
+	if (errno != EINVAL)
+		return errno == EFAULT ? -ENOMEM : -errno;
+	for (; at < end; at += TM_PAGE_SIZE) /* before Linux 5.14 */
+		__atomic_fetch_or(at, 0, __ATOMIC_RELAXED);
+	return 0;
 }
 
 void tm_memory_release(struct tm_memory *m, uint64_t offset, uint64_t bytes)

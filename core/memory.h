@@ -2,10 +2,11 @@
 /*
  * memory.h - one large sparse shared mapping
  *
- * The pages of a store live in an unlinked file, so that its descriptor can outlive the process. On
- * a private tmpfs mounted huge=always where we may mount one (taking and returning 1 GiB then
- * costs milliseconds), else in a memfd. Untouched and released ranges take no memory and read as
- * zeros.
+ * The pages of a store live in an unlinked file, so that its descriptor can outlive the process.
+ * Where we may mount one, on a private tmpfs: with huge=always, since taking and returning 1 GiB
+ * then costs milliseconds, and with noswap (from Linux 6.4), since compressed pages that are
+ * swapped out help nobody, and could be on their way to the very device they serve. Elsewhere in a
+ * memfd. Untouched and released ranges take no memory and read as zeros.
  */
 #ifndef TM_MEMORY_H
 #define TM_MEMORY_H
@@ -33,6 +34,10 @@ void tm_memory_close(struct tm_memory *m);
 
 /* The first page at or behind `offset` that holds something, or `bytes` when there is none. */
 uint64_t tm_memory_next(const struct tm_memory *m, uint64_t offset);
+
+/* Make the range present, as the faults of touching it all would: nothing in it changes. 0; -ENOMEM
+ * (the range may be present in part). May wait for memory as long as the kernel does. */
+int tm_memory_populate(struct tm_memory *m, uint64_t offset, uint64_t bytes);
 
 /* Hand the range back to the operating system; it reads as zeros afterwards. Thread safe. Dear
  * where it cuts huge pages: give whole, aligned segments. */

@@ -5,7 +5,7 @@
  * A handle's life, and the function of each change:
  *
  *      absent --publish--> present --publish--> present (the old entry dead)
- *                          present --flush_handle, pin(remove), damaged, tm_reclaim--> absent
+ *                          present --flush_handle, pin(remove), damaged, tm_make_room--> absent
  *
  * Each arrow is one critical section of the handle's shard. Entries are appended before it and
  * segments released after it, with no lock held.
@@ -97,8 +97,9 @@ static int append(struct tm_store *s, struct tm_pool *p, const struct tm_handle 
 		uint64_t seen = tm_arena_released(s->arena);
 		int rc = tm_log_append(&p->log, false, &h->oid, h->index, seq, encoded, ret_slot);
 
-		if (rc != -ENOMEM || tries == RECLAIM_TRIES || !tm_reclaim(s, seen))
-			return rc;
+		if (rc == 0 || tries == RECLAIM_TRIES ||
+			!tm_make_room(s, TM_ROOM_SEGMENT, rc, seen))
+			return rc == -ENOBUFS ? -ENOMEM : rc;
 	}
 }
 
@@ -148,9 +149,11 @@ static int insert(struct tm_store *s, struct tm_pool *p, const struct tm_handle 
 		uint64_t seen = tm_arena_released(s->arena);
 
 		rc = publish(s, p, h, slot, what, expect);
-		if (rc != -ENOMEM || tries == RECLAIM_TRIES || !tm_reclaim(s, seen))
+		if (rc == 0 || tries == RECLAIM_TRIES || !tm_make_room(s, TM_ROOM_NODE, rc, seen))
 			break;
 	}
+	if (rc == -ENOBUFS)
+		rc = -ENOMEM;
 	if (rc < 0) {
 		tm_log_kill(s->arena, slot);
 		tm_segment_unref(s->arena, tm_slot_segment(slot));

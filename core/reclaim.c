@@ -11,6 +11,8 @@
  * for moved pages with its hits forgotten, up to half a segment's worth, so that each eviction
  * frees memory.
  *
+ * For index nodes, and when the limit fell, what lies ready goes first.
+ *
  * A pass sweeps each segment at most once, so it ends even where an entry that is just being put
  * keeps its segment from going.
  *
@@ -187,7 +189,7 @@ static bool seal_all(struct tm_store *s)
 	return sealed > 0;
 }
 
-/* Free, or begin to free, one segment. False when there is nothing left to give. */
+/* Free, or begin to free, one segment of a pool. False when there is nothing left to give. */
 static bool step(struct tm_store *s)
 {
 	uint32_t bytes = tm_arena_segment_bytes(s->arena);
@@ -204,26 +206,33 @@ static bool step(struct tm_store *s)
 	return true;
 }
 
-static bool has_room(const struct tm_store *s)
+/* A node needs bytes that are not charged; for a segment what is ready counts as well. */
+static bool has_room(const struct tm_store *s, enum tm_room room)
 {
 	uint64_t used = tm_budget_used(&s->budget), limit = tm_budget_limit(&s->budget);
 
+	if (room == TM_ROOM_SEGMENT)
+		return tm_arena_has_room(s->arena);
 	return used + s->budget.headroom + tm_arena_segment_bytes(s->arena) <= limit;
 }
 
-bool tm_reclaim(struct tm_store *s, uint64_t seen)
+bool tm_make_room(struct tm_store *s, enum tm_room room, int rc, uint64_t seen)
 {
-	bool room;
+	bool done;
 
+	if (rc == -ENOBUFS)
+		return tm_keeper_wait(s->keeper);
+	if (rc != -ENOMEM)
+		return false;
 	begin_pass(s);
-	room = tm_arena_released(s->arena) != seen && has_room(s);
-	for (int i = 0; i < STEPS_MAX && !room; i++) {
-		if (!step(s))
+	done = tm_arena_released(s->arena) != seen && has_room(s, room);
+	for (int i = 0; i < STEPS_MAX && !done; i++) {
+		if (!(room == TM_ROOM_NODE && tm_arena_trim(s->arena)) && !step(s))
 			break;
-		room = has_room(s);
+		done = has_room(s, room);
 	}
 	end_pass(s);
-	return room;
+	return done;
 }
 
 uint64_t tm_store_release(struct tm_store *s, uint64_t bytes)
@@ -233,10 +242,13 @@ uint64_t tm_store_release(struct tm_store *s, uint64_t bytes)
 	struct victims v;
 
 	begin_pass(s);
+	tm_arena_give_back(s->arena, 1);
 	before = tm_arena_released(s->arena);
 	while (released < bytes) {
 		v = find_victims(s);
-		if (v.oldest != TM_SEGMENT_NONE)
+		if (!s->budget.resident && tm_arena_trim(s->arena))
+			; /* the cheapest way */
+		else if (v.oldest != TM_SEGMENT_NONE)
 			sweep_segment(s, v.oldest, false, 0);
 		else if (sealed || !seal_all(s))
 			break;
@@ -245,6 +257,7 @@ uint64_t tm_store_release(struct tm_store *s, uint64_t bytes)
 		released =
 			(tm_arena_released(s->arena) - before) * tm_arena_segment_bytes(s->arena);
 	}
+	tm_arena_give_back(s->arena, -1);
 	end_pass(s);
 	return released;
 }
@@ -252,7 +265,8 @@ uint64_t tm_store_release(struct tm_store *s, uint64_t bytes)
 void tm_store_shrink(struct tm_store *s)
 {
 	begin_pass(s);
-	while (tm_budget_used(&s->budget) > tm_budget_limit(&s->budget) && step(s))
+	while (tm_budget_used(&s->budget) > tm_budget_limit(&s->budget) &&
+		(tm_arena_trim(s->arena) || step(s)))
 		;
 	end_pass(s);
 }

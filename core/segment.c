@@ -19,10 +19,13 @@ struct tm_arena {
 	uint32_t count;
 	struct tm_segment *segments; /* [count] */
 	_Atomic uint64_t released;
+	_Atomic int giving_back;   /* see tm_arena_give_back */
+	struct tm_reserve reserve; /* constant once other threads know the arena */
 
 	struct tm_lock lock; /* of what follows */
-	uint32_t *free;      /* [count]: a stack of free ids */
-	uint32_t free_count;
+	uint32_t *free;      /* [count]: free ids from the bottom, ready ones from the top */
+	uint32_t free_count, ready_count;
+	uint32_t coming; /* segments that are just being made ready */
 	uint64_t next_birth;
 };
 
@@ -230,6 +233,14 @@ void tm_segment_adopt(struct tm_arena *a, uint32_t id, const struct tm_owner *ow
 	take(a, id, owner, header, TM_SEGMENT_SEALED);
 }
 
+void tm_arena_populate(struct tm_arena *a)
+{
+	for (uint32_t id = 0; id < a->count; id++)
+		if (atomic_load(&a->segments[id].state) != TM_SEGMENT_FREE)
+			(void)tm_memory_populate(
+				&a->memory, (uint64_t)id * a->segment_bytes, a->segment_bytes);
+}
+
 void tm_arena_settle(struct tm_arena *a)
 {
 	for (uint32_t id = a->count; id-- > 0;) { /* lowest on top */
@@ -241,6 +252,192 @@ void tm_arena_settle(struct tm_arena *a)
 			tm_memory_release(&a->memory, at, a->segment_bytes);
 		a->free[a->free_count++] = id;
 	}
+}
+
+/* --- the reserve ------------------------------------------------------------------------------ */
+
+void tm_arena_set_reserve(struct tm_arena *a, const struct tm_reserve *reserve)
+{
+	a->reserve = *reserve;
+}
+
+void tm_arena_give_back(struct tm_arena *a, int n)
+{
+	atomic_fetch_add(&a->giving_back, n);
+}
+
+static bool is_short_locked(const struct tm_arena *a)
+{
+	return a->ready_count + a->coming < a->reserve.target;
+}
+
+static void count_freeable(struct tm_arena *a, bool more)
+{
+	uint64_t bytes = a->reserve.only ? 0 : a->segment_bytes;
+
+	atomic_fetch_add(&a->budget->ledger->freeable_bytes, more ? bytes : 0 - bytes);
+}
+
+/* A segment that is present, charged and zeros joins the reserve. */
+static void push_ready(struct tm_arena *a, uint32_t id)
+{
+	tm_lock(&a->lock);
+	a->coming--;
+	a->free[a->count - ++a->ready_count] = id;
+	tm_unlock(&a->lock);
+	count_freeable(a, true);
+}
+
+static uint32_t pop_ready_locked(struct tm_arena *a)
+{
+	count_freeable(a, false);
+	return a->free[a->count - a->ready_count--];
+}
+
+static void push_free(struct tm_arena *a, uint32_t id)
+{
+	tm_lock(&a->lock);
+	a->free[a->free_count++] = id;
+	tm_unlock(&a->lock);
+}
+
+/* The reserve grows only where index nodes have some room beside it: making room for a node takes
+ * from the reserve, which must not come back for it. What is the first of a reserve that is all
+ * there is may be the headroom, which is of no use unless it is ready. */
+static bool has_room_to_fill(const struct tm_arena *a, bool first)
+{
+	uint64_t leave = first && a->reserve.only ? 0 : a->budget->headroom + a->segment_bytes / 8;
+
+	return tm_budget_used(a->budget) + a->segment_bytes + leave <= tm_budget_limit(a->budget);
+}
+
+int tm_arena_fill(struct tm_arena *a)
+{
+	bool first, wanted;
+	uint32_t id = 0;
+	int rc;
+
+	tm_lock(&a->lock);
+	first = a->ready_count == 0;
+	wanted = is_short_locked(a) && a->free_count > 0 && has_room_to_fill(a, first);
+	if (wanted) {
+		a->coming++;
+		id = a->free[--a->free_count];
+	}
+	tm_unlock(&a->lock);
+	if (!wanted)
+		return 0;
+
+	rc = tm_budget_charge(a->budget, a->segment_bytes, a->reserve.only && first);
+	if (rc == 0) {
+		rc = tm_memory_populate(
+			&a->memory, (uint64_t)id * a->segment_bytes, a->segment_bytes);
+		if (rc == 0) {
+			push_ready(a, id);
+			return 1;
+		}
+		tm_memory_release(&a->memory, (uint64_t)id * a->segment_bytes, a->segment_bytes);
+		tm_budget_credit(a->budget, a->segment_bytes);
+	} else {
+		rc = 0;
+	}
+	tm_lock(&a->lock);
+	a->coming--;
+	tm_unlock(&a->lock);
+	push_free(a, id);
+	return rc;
+}
+
+bool tm_arena_trim(struct tm_arena *a)
+{
+	uint32_t id = TM_SEGMENT_NONE;
+
+	tm_lock(&a->lock);
+	if (a->ready_count > (a->reserve.only && a->reserve.target > 0))
+		id = pop_ready_locked(a);
+	tm_unlock(&a->lock);
+	if (id == TM_SEGMENT_NONE)
+		return false;
+	tm_memory_release(&a->memory, (uint64_t)id * a->segment_bytes, a->segment_bytes);
+	push_free(a, id);
+	tm_budget_credit(a->budget, a->segment_bytes);
+	atomic_fetch_add(&a->released, 1);
+	return true;
+}
+
+/* What is ready is charged already: it may be taken as long as the headroom stays. */
+static bool has_room_locked(const struct tm_arena *a, bool privileged)
+{
+	uint64_t used = tm_budget_used(a->budget), limit = tm_budget_limit(a->budget);
+	uint64_t ready = (uint64_t)a->ready_count * a->segment_bytes;
+	uint64_t need = a->segment_bytes + (privileged ? 0 : a->budget->headroom);
+
+	return used + need <= limit + ready;
+}
+
+bool tm_arena_has_room(struct tm_arena *a)
+{
+	bool room;
+
+	tm_lock(&a->lock);
+	room = has_room_locked(a, false);
+	tm_unlock(&a->lock);
+	return room;
+}
+
+/* A segment that lost its last reference becomes part of the reserve, if that is short of it. */
+static bool recycle(struct tm_arena *a, uint32_t id)
+{
+	struct tm_segment_header *header = (void *)tm_segment_data(a, id);
+	bool wanted;
+
+	if (a->reserve.target == 0 || atomic_load(&a->giving_back) > 0 ||
+		tm_budget_used(a->budget) > tm_budget_limit(a->budget))
+		return false;
+	tm_lock(&a->lock);
+	wanted = is_short_locked(a);
+	a->coming += wanted;
+	tm_unlock(&a->lock);
+	if (!wanted)
+		return false;
+	/* Should we be killed on the way, it is a segment without a header, not one with half of
+	 * its entries. */
+	header->magic = 0;
+	atomic_signal_fence(memory_order_seq_cst);
+	memset(header, 0, a->segment_bytes);
+	push_ready(a, id);
+	return true;
+}
+
+/* --- a segment's life ------------------------------------------------------------------------- */
+
+/* Take a segment's memory from the reserve, or else from what is free. */
+static int take_id(struct tm_arena *a, bool privileged, uint32_t *ret_id, uint64_t *ret_birth)
+{
+	bool low = false;
+	int rc = 0;
+
+	tm_lock(&a->lock);
+	if (a->reserve.target > 0 && !has_room_locked(a, privileged)) {
+		rc = -ENOMEM;
+	} else if (a->ready_count > 0) {
+		*ret_id = pop_ready_locked(a);
+		low = is_short_locked(a);
+	} else if (a->reserve.only) {
+		rc = -ENOBUFS;
+	} else if (a->free_count == 0 ||
+		tm_budget_charge(a->budget, a->segment_bytes, privileged) < 0) {
+		rc = -ENOMEM;
+	} else {
+		*ret_id = a->free[--a->free_count];
+		low = is_short_locked(a);
+	}
+	if (rc == 0)
+		*ret_birth = ++a->next_birth;
+	tm_unlock(&a->lock);
+	if (low && a->reserve.low)
+		a->reserve.low(a->reserve.opaque);
+	return rc;
 }
 
 int tm_segment_open(struct tm_arena *a, const struct tm_owner *owner, const struct tm_oid *oid,
@@ -256,19 +453,10 @@ int tm_segment_open(struct tm_arena *a, const struct tm_owner *owner, const stru
 		.oid = *oid,
 	};
 	uint32_t id;
+	int rc = take_id(a, privileged, &id, &header.birth);
 
-	if (tm_budget_charge(a->budget, a->segment_bytes, privileged) < 0)
-		return -ENOMEM;
-	tm_lock(&a->lock);
-	if (a->free_count == 0) {
-		tm_unlock(&a->lock);
-		tm_budget_credit(a->budget, a->segment_bytes);
-		return -ENOMEM;
-	}
-	id = a->free[--a->free_count];
-	header.birth = ++a->next_birth;
-	tm_unlock(&a->lock);
-
+	if (rc < 0)
+		return rc;
 	header.check = header_check(&header);
 	memcpy(tm_segment_data(a, id), &header, sizeof(header));
 	take(a, id, owner, &header, TM_SEGMENT_OPEN);
@@ -303,14 +491,14 @@ static void release(struct tm_arena *a, uint32_t id)
 	struct tm_segment *s = &a->segments[id];
 
 	atomic_store(&s->state, TM_SEGMENT_FREE);
-	tm_memory_release(&a->memory, (uint64_t)id * a->segment_bytes, a->segment_bytes);
 	atomic_fetch_sub(s->owner->used_bytes, a->segment_bytes);
 	if (is_ephemeral(s->owner))
 		atomic_fetch_sub(&a->budget->ledger->freeable_bytes, a->segment_bytes);
-	tm_lock(&a->lock);
-	a->free[a->free_count++] = id;
-	tm_unlock(&a->lock);
-	tm_budget_credit(a->budget, a->segment_bytes);
+	if (!recycle(a, id)) {
+		tm_memory_release(&a->memory, (uint64_t)id * a->segment_bytes, a->segment_bytes);
+		push_free(a, id);
+		tm_budget_credit(a->budget, a->segment_bytes);
+	}
 	tm_budget_report(a->budget);
 	atomic_fetch_add(&a->released, 1);
 }

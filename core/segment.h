@@ -6,17 +6,21 @@
  *      segment | header | entry | entry | entry | ... tail |
  *
  *      free --tm_segment_open--> open --tm_segment_seal--> sealed --last tm_segment_unref--> free
+ *       |                         ^                                                           |
+ *       +--tm_arena_fill--> ready-+ <------------- (the reserve is short) -------------------+
  *
  * Invariants
  *   1. refs = live entries + 1 while open + readers and cleaners that pin it. Whoever drops the
  * last reference hands the whole segment back to the operating system. Nobody frees less.
- *   2. A free segment takes no memory, is charged to nobody and reads as zeros: nothing stored by
- * one pool is ever seen by another.
+ *   2. A free segment takes no memory and is charged to nobody; a ready one is present in memory
+ * and charged to the budget, but to no pool. Both read as zeros: nothing stored by one pool is ever
+ * seen by another.
  *   3. `tail` is written only under the lock of the log head that has it open; sealed, it is
  * constant.
  *   4. birth is unique and ascending: the order of births is the order of the queue.
  *
- * Locking: the free list has a lock of its own (TM_LOCK_ARENA); references are atomic.
+ * Locking: the free and the ready segments have a lock of their own (TM_LOCK_ARENA); references are
+ * atomic.
  */
 #ifndef TM_SEGMENT_H
 #define TM_SEGMENT_H
@@ -103,6 +107,9 @@ void tm_arena_settle(struct tm_arena *a);
 void tm_segment_adopt(struct tm_arena *a, uint32_t id, const struct tm_owner *owner,
 	const struct tm_segment_header *header);
 
+/* Make every segment that is in use present in this process, as far as that goes. */
+void tm_arena_populate(struct tm_arena *a);
+
 uint32_t tm_arena_segments(const struct tm_arena *a); /* how many there are, used or not */
 uint32_t tm_arena_segment_bytes(const struct tm_arena *a);
 bool tm_arena_huge(const struct tm_arena *a);
@@ -111,11 +118,41 @@ int tm_arena_fd(const struct tm_arena *a); /* of the mapping; stays the arena's 
 /* How many segments were ever given back: a thread that waited for room sees that there is some. */
 uint64_t tm_arena_released(const struct tm_arena *a);
 
+/*
+ * The reserve: segments made ready ahead, so that opening one neither faults nor waits for memory.
+ * Freed segments go to it while it is short, else back to the operating system.
+ *
+ * Keep `target` segments ready; call `low`, holding no lock of the arena's, whenever one was taken
+ * and fewer are left. `only`: open nothing but ready segments, and do not count them as freeable.
+ * Before other threads know the arena. A reserve of 0 (the default) is none.
+ */
+struct tm_reserve {
+	uint32_t target;
+	bool only;
+	void (*low)(void *opaque);
+	void *opaque;
+};
+void tm_arena_set_reserve(struct tm_arena *a, const struct tm_reserve *reserve);
+
+/* Make one more segment ready: 1; 0 when there are enough, or no room in the budget for more;
+ * -ENOMEM when the machine has none. May wait for memory, holding no lock. */
+int tm_arena_fill(struct tm_arena *a);
+
+/* Give a ready segment back to the operating system. False when there is none, or only the one that
+ * cleaning needs where nothing else may be opened. */
+bool tm_arena_trim(struct tm_arena *a);
+
+/* While `n` of these are in force (they count), freed segments go back to the operating system. */
+void tm_arena_give_back(struct tm_arena *a, int n);
+
+/* Would the budget let a segment be opened, from the reserve or not? */
+bool tm_arena_has_room(struct tm_arena *a);
+
 struct tm_segment *tm_segment(const struct tm_arena *a, uint32_t id);
 uint8_t *tm_segment_data(const struct tm_arena *a, uint32_t id);
 
-/* Take a free segment, write its header and hold it open (one reference). `privileged` may use the
- * budget's headroom. 0; -ENOMEM. */
+/* Take a ready or a free segment, write its header and hold it open (one reference). `privileged`
+ * may use the budget's headroom. 0; -ENOMEM; -ENOBUFS the budget has room but nothing is ready. */
 int tm_segment_open(struct tm_arena *a, const struct tm_owner *owner, const struct tm_oid *oid,
 	bool privileged, uint32_t *ret_id);
 
@@ -126,7 +163,7 @@ void tm_segment_seal(struct tm_arena *a, uint32_t id);
 void tm_segment_ref(struct tm_arena *a, uint32_t id);
 /* The same when it may just be losing its last: false then. */
 bool tm_segment_try_ref(struct tm_arena *a, uint32_t id);
-/* Drop one; the last one releases the memory (up to 0.3 ms on small pages: hold no lock). */
+/* Drop one; the last one frees the segment (up to 0.3 ms on small pages: hold no lock). */
 void tm_segment_unref(struct tm_arena *a, uint32_t id);
 
 #endif

@@ -56,9 +56,40 @@ free_store:
 	return rc;
 }
 
+/* What a put stream needs while the keeper populates the next segment, many times over; a store
+ * that may not wait for memory at all keeps more. A small store keeps little. */
+#define AHEAD_BYTES          (8u << 20)
+#define AHEAD_BYTES_RESIDENT (16u << 20)
+
+static int start_keeper(struct tm_store *s, const struct tm_store_params *params)
+{
+	uint32_t bytes = params->resident ? AHEAD_BYTES_RESIDENT : AHEAD_BYTES;
+	uint32_t least = params->resident ? 2 : 0;
+	uint32_t share = tm_arena_segments(s->arena) / (params->resident ? 4 : 16);
+	struct tm_keeper_params keeper = {
+		.arena = s->arena,
+		.budget = &s->budget,
+		.target = TM_MAX(TM_MIN(bytes / tm_arena_segment_bytes(s->arena), share), least),
+		.resident = params->resident,
+		.patience_ms = params->patience_ms,
+	};
+
+	return params->keeper && keeper.target > 0 ? tm_keeper_start(&keeper, &s->keeper) : 0;
+}
+
 int tm_store_create(const struct tm_store_params *params, struct tm_store **ret_store)
 {
-	return store_open(params, -1, ret_store);
+	struct tm_store *s;
+	int rc = store_open(params, -1, &s);
+
+	if (rc < 0)
+		return rc;
+	rc = start_keeper(s, params);
+	if (rc < 0)
+		tm_store_destroy(s);
+	else
+		*ret_store = s;
+	return rc;
 }
 
 int tm_store_recover(
@@ -70,17 +101,23 @@ int tm_store_recover(
 	if (rc < 0)
 		return rc;
 	rc = tm_recover(s, ephemeral);
-	if (rc == 0) {
-		tm_store_shrink(s); /* the limit may be lower today */
-		*ret_store = s;
-	}
-	return rc;
+	if (rc < 0)
+		return rc;
+	if (params->resident)
+		tm_arena_populate(s->arena);
+	tm_store_shrink(s); /* the limit may be lower today */
+	/* Without a keeper a store that is not resident is just slower; one that is would refuse
+	 * every put, and what it has can still be read. */
+	(void)start_keeper(s, params);
+	*ret_store = s;
+	return 0;
 }
 
 void tm_store_destroy(struct tm_store *s)
 {
 	struct tm_budget budget = s->budget;
 
+	tm_keeper_stop(s->keeper);
 	for (uint32_t id = 0; id < TM_POOLS_MAX; id++) {
 		tm_store_destroy_pool(s, (int)id);
 		if (s->pools[id].taken) /* recovered, and nobody asked for it */
@@ -187,7 +224,7 @@ int tm_store_new_pool(struct tm_store *s, const struct tm_pool_params *params)
 		p = pool_place_locked(s);
 		seen = tm_arena_released(s->arena);
 		rc = p ? tm_pool_set_up(s, p, params) : -ENFILE;
-		if (rc == -ENOMEM && tm_reclaim(s, seen))
+		if (rc < 0 && tm_make_room(s, TM_ROOM_NODE, rc, seen))
 			rc = tm_pool_set_up(s, p, params);
 	}
 	if (rc == 0) {

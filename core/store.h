@@ -33,6 +33,12 @@ struct tm_store_params {
 	uint64_t limit;           /* written to the ledger; the address space is sized by it */
 	uint32_t segment_bytes;   /* 0: chosen by the limit */
 
+	/* Have a thread that works ahead (keeper.h); the next two are those of struct
+	 * tm_open_params, and need it. */
+	bool keeper;
+	bool resident;
+	uint32_t patience_ms;
+
 	bool (*refuse)(void *opaque); /* tests: see struct tm_budget */
 	void *opaque;
 };

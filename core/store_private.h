@@ -12,6 +12,7 @@
 
 #include "core/budget.h"
 #include "core/index.h"
+#include "core/keeper.h"
 #include "core/locks.h"
 #include "core/log.h"
 #include "core/segment.h"
@@ -42,6 +43,7 @@ struct tm_store {
 	struct tm_budget budget;
 	struct tm_arena *arena;
 	struct tm_index *index;
+	struct tm_keeper *keeper; /* NULL: nobody works ahead */
 	_Atomic uint64_t sequence;
 	struct tm_lock pools_lock;   /* pools coming and going */
 	struct tm_lock reclaim_lock; /* one evicts or cleans; held while a pool is torn down */
@@ -87,10 +89,16 @@ void tm_page_live_locked(struct tm_pool *p, struct tm_killed what);
 void tm_page_dead_locked(struct tm_store *s, struct tm_pool *p, uint64_t slot);
 
 /*
- * Make room for at least one segment. `seen` is tm_arena_released() from before the allocation that
- * failed: when somebody else made room since, that is enough. False when there is nothing to give.
- * Takes locks from TM_LOCK_RECLAIM down; bounded work (some segments are moved or dropped).
+ * After an allocation failed with `rc`, make room for another try. -ENOMEM: get at least one
+ * segment back, also from the reserve if it was for a node. -ENOBUFS: wait for the keeper. `seen`
+ * is tm_arena_released() from before that allocation: when somebody else made room since, that is
+ * enough. False when there is nothing to give. Takes locks from TM_LOCK_RECLAIM down; bounded work
+ * (some segments are moved or dropped).
  */
-bool tm_reclaim(struct tm_store *s, uint64_t seen);
+enum tm_room {
+	TM_ROOM_SEGMENT,
+	TM_ROOM_NODE,
+};
+bool tm_make_room(struct tm_store *s, enum tm_room room, int rc, uint64_t seen);
 
 #endif

@@ -152,6 +152,16 @@ struct tm_open_params {
 	bool start_host; /* start tmemd when nothing answers on the socket */
 
 	/*
+	 * Resident: for a device that its own machine swaps to. No call faults or allocates memory:
+	 * all live on what the store's thread has made present ahead, and a put that finds nothing
+	 * left waits at most `patience_ms` for more and is refused then. The caller locks the
+	 * process's memory (mlockall with MCL_FUTURE | MCL_ONFAULT before this). Its malloc is one
+	 * heap from here on, which never shrinks.
+	 */
+	bool resident;
+	uint32_t patience_ms;
+
+	/*
 	 * Survive: what this client stores outlives its process as long as the host lives, and the
 	 * next client of its name, type and user finds it: new_pool with the flags and attributes
 	 * of a pool that was left gives that pool. `state` may be NULL; else it is called once,

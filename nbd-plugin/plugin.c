@@ -11,6 +11,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,6 +20,7 @@
 #include "core/util.h"
 #include "nbd-plugin/device.h"
 #include "nbd-plugin/fallback.h"
+#include "nbd-plugin/resident.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 #define MAX_REQUEST  (32u << 20)
@@ -28,6 +30,11 @@ static struct {
 	bool has_size;
 	char *fallback, *socket;
 	const char *pool;
+	enum {
+		LOCK_AUTO, /* as far as this process may, and a warning about the rest */
+		LOCK_YES,
+		LOCK_NO,
+	} lock;
 } config;
 
 static struct tm_device *device;
@@ -67,6 +74,21 @@ static int config_name(const char *value)
 	return -1;
 }
 
+static int config_lock(const char *value)
+{
+	if (strcmp(value, "auto") == 0)
+		config.lock = LOCK_AUTO;
+	else if (strcmp(value, "yes") == 0)
+		config.lock = LOCK_YES;
+	else if (strcmp(value, "no") == 0)
+		config.lock = LOCK_NO;
+	else {
+		nbdkit_error("lock=%s: neither auto, yes nor no", value);
+		return -1;
+	}
+	return 0;
+}
+
 static int tmem_config(const char *key, const char *value)
 {
 	if (strcmp(key, "size") == 0) {
@@ -88,8 +110,11 @@ static int tmem_config(const char *key, const char *value)
 		config.pool = value;
 		return config_name(value);
 	}
-	nbdkit_error(
-		"unknown parameter %s; there are size, fallback, limit, pool and tmem-socket", key);
+	if (strcmp(key, "lock") == 0)
+		return config_lock(value);
+	nbdkit_error("unknown parameter %s; there are size, fallback, limit, lock, pool and "
+		     "tmem-socket",
+		key);
 	return -1;
 }
 
@@ -118,6 +143,7 @@ static int tmem_config_complete(void)
 	"size=<SIZE>       (required) Size of the device.\n"                                       \
 	"fallback=<PATH>   File or block device for pages that memory refuses.\n"                  \
 	"limit=<SIZE>      Most memory to use, everything counted (default: 1/4 of RAM).\n"        \
+	"lock=auto|yes|no  Lock all memory, so that this machine can swap to it.\n"                \
 	"pool=<NAME>       Name in tmemctl and tmemstat (default: nbd-PID).\n"                     \
 	"tmem-socket=<PATH>|none   The host's control socket."
 
@@ -132,6 +158,11 @@ static void tmem_dump_plugin(void)
 
 /* --- life --------------------------------------------------------------------------------------
  */
+
+static void tmem_load(void)
+{
+	tm_resident_stacks();
+}
 
 static int tmem_get_ready(void)
 {
@@ -189,6 +220,24 @@ static int on_state(void *opaque, int predecessor_fd)
 	return rc;
 }
 
+/* Seconds without memory are better than a failed write where there is no fallback for it. */
+#define PATIENCE_MS 1000
+
+static int lock_memory(void)
+{
+	char missing[TM_RESIDENT_REASON_MAX];
+
+	if (config.lock == LOCK_NO || tm_resident_begin(missing))
+		return 0;
+	if (config.lock == LOCK_YES)
+		nbdkit_error("lock=yes: %s", missing);
+	else
+		nbdkit_error("warning: if this machine itself swaps to this server, it can stop "
+			     "when memory runs out: %s (lock=no ends this warning)",
+			missing);
+	return config.lock == LOCK_YES ? -1 : 0;
+}
+
 static int tmem_after_fork(void)
 {
 	char name[TM_NAME_MAX + 1];
@@ -199,6 +248,8 @@ static int tmem_after_fork(void)
 		.limit = config.limit,
 		.start_host = true,
 		.survive = config.pool != NULL, /* a name that the next server will have too */
+		.resident = config.lock != LOCK_NO,
+		.patience_ms = config.fallback ? 0 : PATIENCE_MS,
 		.state = on_state,
 		.on_destroyed = on_destroyed,
 	};
@@ -209,9 +260,14 @@ static int tmem_after_fork(void)
 		snprintf(name, sizeof(name), "%s", config.pool);
 	else
 		snprintf(name, sizeof(name), "nbd-%d", getpid());
+	if (lock_memory() < 0)
+		return -1;
 	rc = tm_open(&params, &tmem);
 	if (rc == 0)
 		rc = tm_device_attach(device, tmem, name);
+	if (rc == 0 && config.lock != LOCK_NO)
+		nbdkit_debug("%" PRIu64 " bytes are locked in memory before the first page",
+			tm_resident_settle());
 	if (rc == 0)
 		return 0;
 	if (!said_why)
@@ -366,6 +422,7 @@ static struct nbdkit_plugin plugin = {
 	.version = TM_VERSION,
 	.description = "a device in compressed memory that overflows to a file",
 	.magic_config_key = "size",
+	.load = tmem_load,
 	.config = tmem_config,
 	.config_complete = tmem_config_complete,
 	.config_help = tmem_config_help,

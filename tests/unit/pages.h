@@ -60,14 +60,18 @@ struct test_store {
 	struct tm_store *store;
 };
 
-static inline void test_store_open(struct test_store *t, uint64_t limit, uint32_t segment_bytes,
-	bool (*refuse)(void *opaque), void *opaque)
+/* The ledger of `params` is made here. */
+static inline void test_store_open_as(struct test_store *t, struct tm_store_params params)
 {
-	struct tm_store_params params = {NULL, limit, segment_bytes, refuse, opaque};
-
 	assert_int_equal(tm_ledger_create(&t->ledger, &t->ledger_fd), 0);
 	params.ledger = t->ledger;
 	assert_int_equal(tm_store_create(&params, &t->store), 0);
+}
+
+static inline void test_store_open(struct test_store *t, uint64_t limit, uint32_t segment_bytes)
+{
+	test_store_open_as(
+		t, (struct tm_store_params){.limit = limit, .segment_bytes = segment_bytes});
 }
 
 /* Everything must have been given back. */

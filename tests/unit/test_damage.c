@@ -73,7 +73,7 @@ static void no_damage_gives_wrong_bytes(void **state)
 	for (int round = 0; round < test_scale(300); round++) {
 		int swap, cache;
 
-		test_store_open(&t, LIMIT, 0, NULL, NULL);
+		test_store_open(&t, LIMIT, 0);
 		swap = test_pool(&t, TM_POOL_PERSIST, 0, 0);
 		cache = test_pool(&t, 0, 0, TM_POOL_RETAIN);
 		fill(t.store, swap, 0);

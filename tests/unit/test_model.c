@@ -5,7 +5,8 @@
  * Random operations on a few handles of four pools, in a store so small that it evicts and cleans
  * all the time, beside an array that says what each handle must hold. Then the same with every
  * charge of the budget (segment, leaf, slot array, object, hash table) made to fail in turn, then
- * with several threads on handles of their own, and with several threads on the same handles.
+ * with several threads on handles of their own, and with several threads on the same handles. A
+ * store does the same with a thread that works ahead, and as a resident one.
  */
 #include "tests/unit/pages.h"
 
@@ -77,13 +78,29 @@ static uint32_t bytes_of(unsigned int k)
 	return TM_PAGE_SIZE << kinds[k].order;
 }
 
-static struct model *model_open(void)
+enum mode {
+	ALONE,
+	AHEAD,
+	RESIDENT,
+};
+
+static struct model *model_open(void **state)
 {
+	enum mode mode = *state ? *(enum mode *)*state : ALONE;
 	struct model *m = calloc(1, sizeof(*m));
 
 	assert_non_null(m);
 	m->refuse_in = -1;
-	test_store_open(&m->t, LIMIT, SEGMENT, refuse, m);
+	test_store_open_as(&m->t,
+		(struct tm_store_params){
+			.limit = LIMIT,
+			.segment_bytes = SEGMENT,
+			.keeper = mode != ALONE,
+			.resident = mode == RESIDENT,
+			.patience_ms = 2,
+			.refuse = refuse,
+			.opaque = m,
+		});
 	for (unsigned int k = 0; k < KINDS; k++)
 		m->pool[k] = test_pool(&m->t, kinds[k].flags, kinds[k].order, kinds[k].attrs);
 	return m;
@@ -279,9 +296,8 @@ static void one_step(struct model *m)
 
 static void random_operations_match_the_reference(void **state)
 {
-	struct model *m = model_open();
+	struct model *m = model_open(state);
 
-	(void)state;
 	for (int i = 0; i < test_scale(200000); i++) {
 		one_step(m);
 		if (i % 500 == 0)
@@ -293,10 +309,9 @@ static void random_operations_match_the_reference(void **state)
 /* Refuse the n-th charge after a random moment, for each n that a few operations can reach. */
 static void each_refused_allocation_changes_nothing_else(void **state)
 {
-	struct model *m = model_open();
+	struct model *m = model_open(state);
 	long reached = 0;
 
-	(void)state;
 	for (int round = 0; round < test_scale(3000); round++) {
 		m->random = (uint64_t)round;
 		m->refused = false;
@@ -315,9 +330,8 @@ static void each_refused_allocation_changes_nothing_else(void **state)
 /* Every charge from the first on is refused: nothing is stored, nothing breaks. */
 static void a_store_without_any_memory_is_empty(void **state)
 {
-	struct model *m = model_open();
+	struct model *m = model_open(state);
 
-	(void)state;
 	m->t.ledger->granted_bytes = 0;
 	for (int i = 0; i < 1000; i++)
 		do_put(m, (unsigned int)i % KINDS, 0, (unsigned int)i % INDEXES);
@@ -366,11 +380,10 @@ static void *own_handles(void *arg)
 
 static void threads_on_their_own_handles_do_not_meet(void **state)
 {
-	struct model *m = model_open();
+	struct model *m = model_open(state);
 	struct worker w[THREADS];
 	pthread_t id[THREADS];
 
-	(void)state;
 	for (unsigned int i = 0; i < THREADS; i++) {
 		/* Each thread has a reference of its own, and the store in common. */
 		struct model *own = calloc(1, sizeof(*own));
@@ -442,11 +455,10 @@ static void *same_handles(void *arg)
 
 static void threads_on_the_same_handles_see_whole_pages(void **state)
 {
-	struct model *m = model_open();
+	struct model *m = model_open(state);
 	struct worker w[THREADS];
 	pthread_t id[THREADS];
 
-	(void)state;
 	for (unsigned int i = 0; i < THREADS; i++) {
 		w[i] = (struct worker){m, NULL, i + 1, test_scale(80000)};
 		assert_int_equal(pthread_create(&id[i], NULL, same_handles, &w[i]), 0);
@@ -475,12 +487,11 @@ static void *count_bytes(void *arg)
 
 static void concurrent_writes_to_one_page_are_all_kept(void **state)
 {
-	struct model *m = model_open();
+	struct model *m = model_open(state);
 	struct tm_oid oid = oid_of(0);
 	struct worker w[THREADS];
 	pthread_t id[THREADS];
 
-	(void)state;
 	memset(m->page, 0, TM_PAGE_SIZE);
 	assert_int_equal(tm_store_put(m->t.store, m->pool[0], &oid, 0, m->page), 0);
 	for (unsigned int i = 0; i < THREADS; i++) {
@@ -518,11 +529,10 @@ static void *use_any_pool(void *arg)
 
 static void pools_can_be_destroyed_under_load(void **state)
 {
-	struct model *m = model_open();
+	struct model *m = model_open(state);
 	struct worker w[THREADS];
 	pthread_t id[THREADS];
 
-	(void)state;
 	for (unsigned int i = 0; i < THREADS; i++) {
 		w[i] = (struct worker){m, NULL, i + 1, test_scale(100000)};
 		assert_int_equal(pthread_create(&id[i], NULL, use_any_pool, &w[i]), 0);
@@ -539,6 +549,21 @@ static void pools_can_be_destroyed_under_load(void **state)
 	model_close(m);
 }
 
+#define ahead(test)                                                                                \
+	{                                                                                          \
+#test ", working ahead", test, NULL, NULL, &(enum mode)                            \
+		{                                                                                  \
+			AHEAD                                                                      \
+		}                                                                                  \
+	}
+#define resident(test)                                                                             \
+	{                                                                                          \
+#test ", resident", test, NULL, NULL, &(enum mode)                                 \
+		{                                                                                  \
+			RESIDENT                                                                   \
+		}                                                                                  \
+	}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -549,6 +574,12 @@ int main(void)
 		cmocka_unit_test(threads_on_the_same_handles_see_whole_pages),
 		cmocka_unit_test(concurrent_writes_to_one_page_are_all_kept),
 		cmocka_unit_test(pools_can_be_destroyed_under_load),
+		ahead(random_operations_match_the_reference),
+		ahead(threads_on_their_own_handles_do_not_meet),
+		ahead(pools_can_be_destroyed_under_load),
+		resident(random_operations_match_the_reference),
+		resident(threads_on_their_own_handles_do_not_meet),
+		resident(concurrent_writes_to_one_page_are_all_kept),
 	};
 
 	/* A failed assertion in a thread cannot jump back into the test: let it abort. */

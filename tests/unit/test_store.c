@@ -16,7 +16,7 @@ static int setup(void **state)
 {
 	struct test_store *t = calloc(1, sizeof(*t));
 
-	test_store_open(t, LIMIT, 0, NULL, NULL);
+	test_store_open(t, LIMIT, 0);
 	test_page(3, page, sizeof(page));
 	test_page(4, other, sizeof(other));
 	*state = t;

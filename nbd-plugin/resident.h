@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * resident.h - a process that its own machine may swap to
+ *
+ * When a machine has run out of memory, whoever serves its swap must not wait for memory: not for a
+ * page of its own that was swapped out or never touched, and not in an allocation that waits for
+ * swapping. So everything the process has or will have is locked, what requests touch is present
+ * before they come, the kernel is told not to start I/O on our behalf (PR_SET_IO_FLUSHER), and the
+ * OOM killer takes somebody else.
+ *
+ * All of it ends at a fork and most of it is inherited by threads: tm_resident_begin() after the
+ * last fork and before the first thread, tm_resident_settle() once the mappings exist that requests
+ * use. Either of them alone is no use.
+ */
+#ifndef TM_RESIDENT_H
+#define TM_RESIDENT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define TM_RESIDENT_REASON_MAX 192
+
+/* Threads made from here on have small stacks: they are locked whole. Before the first thread. */
+void tm_resident_stacks(void);
+
+/* Lock what there is and what will come, each page when it is first touched. False, with all that
+ * is missing in one line and the rest done, when this process may not do all of it. */
+bool tm_resident_begin(char ret_missing[static TM_RESIDENT_REASON_MAX]);
+
+/* Touch everything that is private to the process (code, data, heap, stacks), and from here on new
+ * mappings when they are made. Returns the bytes that are locked now; 0 when the kernel does not
+ * tell. */
+uint64_t tm_resident_settle(void);
+
+#endif
