@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <time.h>
 
 #include "core/heap.h"
@@ -69,6 +70,11 @@ static void *keeper_main(void *opaque)
 	struct tm_keeper *k = opaque;
 	struct timespec deadline;
 	bool filled;
+
+	/* Those who serve must not wait for swapping; this thread may, and has to: it is the one
+	 * whose allocation calls the OOM killer when there is nothing left to swap to. */
+	if (k->params.resident)
+		prctl(PR_SET_IO_FLUSHER, 0, 0, 0, 0);
 
 	tm_lock(&k->lock);
 	while (!k->stop) {
