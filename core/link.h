@@ -36,6 +36,7 @@ struct tm_link_params {
 	const char *name;   /* of the client */
 	const char *type;   /* of front end */
 	const char *socket; /* NULL: tm_socket_path() */
+	uint32_t weight;    /* 0: the host's default */
 	int ledger_fd;      /* borrowed: must stay open until tm_link_stop() */
 	bool start_host;    /* run tmemd when nothing listens */
 
@@ -53,7 +54,8 @@ struct tm_legacy {
 };
 
 /* Ask the host for it. Waits for the host at most 2 s a question; starts none. 0 and *ret_legacy;
- * -ENOENT nothing there; -ENOENT, -ECONNREFUSED no host; -errno. */
+ * -ENOENT nothing there; -EBUSY such a client is alive; -ENOENT, -ECONNREFUSED no host; -ETIMEDOUT,
+ * -EAGAIN a host too busy to say; -errno. */
 int tm_link_reclaim(
 	const char *socket, const char *name, const char *type, struct tm_legacy *ret_legacy);
 

@@ -172,11 +172,15 @@ static int open_store(struct local *l, const struct tm_open_params *params, int 
 		.limit = params->limit ? params->limit : tm_limit_default(),
 	};
 	struct tm_legacy legacy;
-	int rc;
+	int rc = -ENOENT;
 
 	*ret_state_fd = -1;
-	if (!params->survive || !wants_host(params->socket) ||
-		tm_link_reclaim(params->socket, params->name, params->type, &legacy) < 0)
+	if (params->survive && wants_host(params->socket))
+		rc = tm_link_reclaim(params->socket, params->name, params->type, &legacy);
+	/* Not knowing is no reason to begin anew: joining then would drop what there may be. */
+	if (rc == -EBUSY || rc == -ETIMEDOUT || rc == -EAGAIN)
+		return rc;
+	if (rc < 0)
 		return tm_store_create(&store, &l->store);
 
 	store.segment_bytes = legacy.segment_bytes;
@@ -197,6 +201,7 @@ static int start_link(struct local *l, const struct tm_open_params *params, int 
 		.name = params->name,
 		.type = params->type,
 		.socket = params->socket,
+		.weight = params->weight,
 		.ledger_fd = l->ledger_fd,
 		.start_host = params->start_host,
 		.store_fd = params->survive ? tm_store_fd(l->store) : -1,
@@ -212,7 +217,8 @@ int tm_open(const struct tm_open_params *params, struct tmem **ret_tmem)
 	struct local *l;
 	int rc, state_fd;
 
-	if (!is_good_name(params->name) || !is_good_name(params->type))
+	if (!is_good_name(params->name) || !is_good_name(params->type) ||
+		params->weight > TM_WEIGHT_MAX)
 		return -EINVAL;
 	l = calloc(1, sizeof(*l));
 	if (!l)
