@@ -47,7 +47,8 @@
 struct tm_link {
 	struct tm_link_params params; /* its strings are the ones below */
 	char *name, *type, *socket;
-	int stop_fd; /* readable once the thread has to end */
+	int stop_fd;    /* readable once the thread has to end */
+	bool successor; /* what the host has under our name is ours, also after it lost us */
 	pthread_t thread;
 	_Atomic uint64_t joins, refusals, version_mismatches, host_starts;
 };
@@ -147,6 +148,8 @@ static int link_join(struct tm_link *link, struct tm_conn *conn)
 		"pid", (json_int_t)getpid(), "protocol", TM_PROTO_VERSION);
 	int rc;
 
+	if (link->successor)
+		json_object_set_new(arguments, "successor", json_true());
 	if (link->params.weight)
 		json_object_set_new(arguments, "weight", json_integer(link->params.weight));
 	rc = link_ask(link, conn, "join", arguments, link->params.ledger_fd);
@@ -156,6 +159,8 @@ static int link_join(struct tm_link *link, struct tm_conn *conn)
 		rc = link_keep(link, conn, "state", link->params.state_fd);
 	if (rc == 0)
 		rc = link_keep(link, conn, "store", link->params.store_fd);
+	if (rc == 0)
+		link->successor = link->params.store_fd >= 0;
 	return rc;
 }
 
@@ -271,6 +276,7 @@ int tm_link_start(const struct tm_link_params *params, struct tm_link **ret_link
 	if (!link)
 		return -ENOMEM;
 	link->params = *params;
+	link->successor = params->successor;
 	link->name = strdup(params->name);
 	link->type = strdup(params->type);
 	link->socket = tm_socket_path(params->socket);

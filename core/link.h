@@ -43,6 +43,7 @@ struct tm_link_params {
 	/* What the host shall keep when this process dies without tm_link_stop(): the mapping of
 	 * the store and the front end's own state. Borrowed like ledger_fd; -1: nothing. */
 	int store_fd, state_fd;
+	bool successor; /* they are what tm_link_reclaim() gave */
 
 	struct tm_link_ops ops;
 };

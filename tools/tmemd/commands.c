@@ -26,7 +26,7 @@
 #include "tools/tmemd/wait.h"
 
 #define CALL_WAITS 1
-#define ARGS_MAX   5
+#define ARGS_MAX   6
 
 struct call {
 	struct tm_host *host;
@@ -103,6 +103,7 @@ static int run_join(struct call *call)
 		.pid = json_integer_value(arg(call, "pid")),
 		.protocol = json_integer_value(arg(call, "protocol")),
 		.weight = arg(call, "weight"),
+		.successor = json_is_true(arg(call, "successor")),
 	};
 	unsigned int id;
 	int rc = tm_join(call->host, call->session, &join, &id, &call->error);
@@ -335,7 +336,9 @@ static const struct command commands[] = {
 			{"type", ARG_STRING, true, "kind of front end, 1 to 63 bytes"},
 			{"pid", ARG_INTEGER, true, "the client's process"},
 			{"protocol", ARG_INTEGER, true, "version the client speaks"},
-			{"weight", ARG_INTEGER, false, "as in set; without it 100"}}},
+			{"weight", ARG_INTEGER, false, "as in set; without it 100"},
+			{"successor", ARG_BOOLEAN, false,
+				"it reclaimed what a client of its name left"}}},
 	{"released", BY_CLIENT, "Answer the event release", run_released,
 		{{"ticket", ARG_INTEGER, true, "the one of the event"},
 			{"bytes", ARG_BYTES, true, "what went back to the operating system"}}},

@@ -57,8 +57,8 @@ static int map_ledger(
 	return 0;
 }
 
-/* Who comes under an orphan's name takes its place, and has what it left: until the successor has
- * left its own here, its death must not cost that. */
+/* Who took over what an orphan left takes its place here too. The descriptors stay: until the
+ * successor has sent its own, its death must not cost them. */
 static void succeed(struct tm_client *orphan, const struct tm_client *model)
 {
 	tm_ledger_unmap(orphan->ledger);
@@ -101,17 +101,22 @@ int tm_join(struct tm_host *host, struct tm_session *session, const struct tm_jo
 	model.session = session;
 	model.kept[TM_KEPT_STORE] = model.kept[TM_KEPT_STATE] = -1;
 	client = tm_registry_orphan(host->registry, model.name, model.type, model.uid);
-	if (client)
+	if (!client)
+		rc = tm_registry_add(host->registry, &model, &client);
+	else if (join->successor)
 		succeed(client, &model);
 	else
-		rc = tm_registry_add(host->registry, &model, &client);
-	if (rc < 0) {
+		rc = -EBUSY;
+	if (rc < 0)
 		tm_ledger_unmap(model.ledger);
-		if (rc != -ENOSPC)
-			return rc;
+	if (rc == -EBUSY)
+		return tm_error_set(error, TM_ERROR_BUSY,
+			"what an earlier client called '%s' left is still here", model.name);
+	if (rc == -ENOSPC)
 		return tm_error_set(
 			error, TM_ERROR_BUSY, "there are %d clients already", TM_CLIENTS_MAX);
-	}
+	if (rc < 0)
+		return rc;
 	tm_session_set_client(session, client);
 	if (host->all_frozen)
 		atomic_store(&client->ledger->frozen, 1);

@@ -12,6 +12,7 @@ struct tm_join {
 	const char *name, *type;
 	json_int_t pid, protocol;
 	const json_t *weight; /* an integer, or NULL: the default */
+	bool successor;       /* it has reclaimed what a client of its name left */
 };
 
 /* Check, map the ledger, register and divide the memory anew. 0 and *ret_id; -EINVAL with *error

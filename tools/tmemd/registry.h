@@ -27,7 +27,7 @@ enum tm_kept {
 
 /*
  * A client whose process died without taking leave, and which left its store here, stays: `session`
- * is NULL then. A client of its name, type and user that joins takes its place; destroy drops it.
+ * is NULL then. The client that reclaimed it takes its place by joining; destroy drops it.
  */
 struct tm_client {
 	unsigned int id; /* from 1, the lowest free */
