@@ -248,23 +248,76 @@ names() { nbdinfo --list --json "$(uri '')" | jq -c '[.exports[]."export-name"]'
 	done
 	holds a "$T/a"
 
-	# Two at once go for what a killed one left: one gets it, the other goes.
-	for _ in 1 2 3 4 5; do
-		murder
-		retry 10 is a alive false
-		for i in 1 2; do
-			rm -f "$T/$i.pid" "$T/$i.sock"
-			nbdkit -f -U "$T/$i.sock" -P "$T/$i.pid" "$PLUGIN" export=a size=4M 2>"$T/$i.err" 3>&- &
-			defer "kill -9 $!"
-		done
-		someone_lost() { cat "$T"/[12].err | grep -q .; }
-		retry 10 someone_lost
-		if [ -s "$T/1.err" ]; then winner=2 loser=1; else winner=1 loser=2; fi
-		[ "$(cat "$T/$loser.err")" = 'nbdkit: error: pool=a: another server of this name is running' ]
-		SOCK=$T/$winner.sock
-		cp "$T/$winner.pid" "$T/nbd.pid"
-		retry 10 holds a "$T/a"
+	# Killed and started twice at once: one gets what was left, the other goes.
+	murder
+	retry 10 is a alive false
+	for i in 1 2; do
+		nbdkit -f -U "$T/$i.sock" -P "$T/$i.pid" "$PLUGIN" export=a size=4M 2>"$T/$i.err" 3>&- &
+		defer "kill -9 $!"
 	done
+	someone_lost() { cat "$T"/[12].err | grep -q .; }
+	retry 10 someone_lost
+	if [ -s "$T/1.err" ]; then winner=2 loser=1; else winner=1 loser=2; fi
+	[ "$(cat "$T/$loser.err")" = 'nbdkit: error: pool=a: another server of this name is running' ]
+	SOCK=$T/$winner.sock
+	retry 10 holds a "$T/a"
+}
+
+# heir FILE: in the background, take over what pool "a" left, as a server does that is just starting.
+# Each step is written to FILE; removing that lets it go on, at last to its death.
+heir() {
+	{
+		exec python3 - "$TMEM_SOCKET" "$(cat "$T/nbd.pid")" "$1" 3>&- <<-'EOF'
+		import fcntl, glob, json, os, socket, sys, time
+		host, pid, out = sys.argv[1:]
+		ledger = next(os.open(f, os.O_RDWR) for f in glob.glob(f"/proc/{pid}/fd/*")
+		              if os.readlink(f).startswith("/memfd:tmem-ledger"))
+		def say(text):
+		    open(out, "w").write(text)
+		    while os.path.exists(out):
+		        time.sleep(0.02)
+		def ask(what, fds=[]):
+		    socket.send_fds(s, [json.dumps(what).encode() + b"\n"], fds)
+		    data, got, _, _ = socket.recv_fds(s, 65536, 1)
+		    assert b'"return"' in data, data
+		    return got
+		say("ready")
+		s = socket.socket(socket.AF_UNIX)
+		s.connect(host)
+		s.recv(65536)
+		store = ask({"execute": "reclaim", "arguments": {"name": "a", "type": "nbd", "what": "store"}})[0]
+		fcntl.lockf(store, fcntl.LOCK_EX | fcntl.LOCK_NB)
+		say("locked")
+		ask({"execute": "join", "arguments": {"name": "a", "type": "nbd", "pid": 1, "protocol": 1,
+		                                      "successor": True}}, [ledger])
+		say("joined")
+		EOF
+	} &
+	defer "kill $!"
+}
+heir_says() { [ "$(cat "$T/heir")" = "$1" ]; }
+
+@test "a server that is starting has the memory to itself, and costs nothing when it dies before it serves" {
+	serve export=a size=4M
+	fill "$T/a" 1000000 2M
+	nbdcopy "$T/a" "$(uri a)"
+	retry 10 is a kept true
+	heir "$T/heir"
+	retry 10 heir_says ready
+	murder
+	retry 10 is a alive false
+	rm "$T/heir"
+	retry 10 heir_says locked
+	ends_with 'pool=a: another server of this name is running' export=a size=4M
+	rm "$T/heir"
+	retry 10 heir_says joined
+	is a alive true
+	is a kept true
+	rm "$T/heir"
+	retry 10 is a alive false
+	is a kept true
+	serve export=a size=4M
+	holds a "$T/a"
 }
 
 @test "two servers of a name that start without a host: it keeps one of them, and that one whole" {
