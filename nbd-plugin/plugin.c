@@ -2,10 +2,9 @@
 /*
  * plugin.c - what nbdkit calls
  *
- *      config -> get_ready (checks everything that can fail, opens the fallbacks; still in the
- * foreground)
- *             -> fork -> after_fork (opens tmem, which starts a thread an export) -> open of each
- * connection -> requests -> unload
+ *      config -> get_ready (checks all that can fail, opens the fallbacks; in the foreground)
+ *             -> fork -> after_fork (opens tmem, which starts a thread an export)
+ *             -> open (a connection finds its export: the handle) -> requests -> unload
  */
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>

@@ -378,6 +378,14 @@ heir_says() { [ "$(cat "$T/heir")" = "$1" ]; }
 	inside nbdcopy "$web/web1?tls-psk-file=$ETC/web.psk" - 2>/dev/null | cmp -n $((4 << 20)) - "$T/a"
 }
 
+@test "the manual shows the commands that the document has and this suite runs" {
+	for name in serve-lab uri serve-web web.conf; do
+		while read -r line; do
+			grep -qF -- "$line" "$REPO/man/nbdkit-tmem-plugin.1" || { echo "not in the manual: $line"; return 1; }
+		done < <(awk -v name=$name '/^```/ { on = !on && $2 == name; next } on' "$REPO/docs/memory-node.md")
+	done
+}
+
 @test "docs/memory-node.md between two machines: delay, loss, a wire cut for 20 s, a node that dies under a mirror" {
 	requires linux.uml mdadm certtool
 	UML_MEM=640M try 0 "$REPO/tests/vm/uml" "$REPO/tests/vm/memory-node"
