@@ -150,6 +150,7 @@ struct tm_open_params {
 		*socket; /* the host's; NULL: $TMEM_SOCKET or the default; either "none": no host */
 	uint64_t limit;  /* most bytes this client may ever use, all counted; 0: TM_LIMIT_DEFAULT */
 	bool start_host; /* start tmemd when nothing answers on the socket */
+	uint32_t weight; /* its part of the memory that is short, as in `tmemctl set`; 0: default */
 
 	/*
 	 * Resident: for a device that its own machine swaps to. No call faults or allocates memory:
@@ -180,6 +181,10 @@ struct tm_open_params {
 	void *opaque;
 };
 
+#define TM_WEIGHT_DEFAULT 100
+#define TM_WEIGHT_MIN     1
+#define TM_WEIGHT_MAX     10000
+
 /* A quarter of RAM, and at least TM_LIMIT_MIN. Also the default `limit` of every front end. */
 uint64_t tm_limit_default(void);
 
@@ -189,8 +194,10 @@ uint64_t tm_limit_default(void);
 /*
  * Open the local implementation: reserve address space, create the ledger, join the host in the
  * background (this never waits for it). Starts a thread: call it after the last fork.
- * 0 and *ret_tmem, which the caller closes with ops->close; -EINVAL bad name or limit;
- * -ENAMETOOLONG; -ENOMEM; or the errno of memfd_create, mmap, pthread_create.
+ * 0 and *ret_tmem, which the caller closes with ops->close; -EINVAL bad name, limit or weight;
+ * -ENAMETOOLONG; -ENOMEM; with `survive` also -EBUSY a client of this name is alive, -ETIMEDOUT a
+ * host that does not answer (what it may have kept is not given up for that); or the errno of
+ * memfd_create, mmap, pthread_create.
  */
 int tm_open(const struct tm_open_params *params, struct tmem **ret_tmem);
 

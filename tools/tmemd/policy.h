@@ -11,9 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TM_WEIGHT_DEFAULT 100
-#define TM_WEIGHT_MIN     1
-#define TM_WEIGHT_MAX     10000
+#include "core/tmem.h" /* TM_WEIGHT_* */
 
 struct tm_share {
 	/* in */
