@@ -25,7 +25,7 @@
 
 static struct {
 	uint64_t size, limit;
-	bool has_size;
+	bool has_size, plain; /* plain: the fallback is not encrypted */
 	char *fallback, *socket;
 	const char *pool;
 } config;
@@ -77,6 +77,12 @@ static int tmem_config(const char *key, const char *value)
 		return config_size(key, value, &config.limit);
 	if (strcmp(key, "fallback") == 0)
 		return config_path(&config.fallback, value);
+	if (strcmp(key, "encrypt") == 0) {
+		int yes_or_no = nbdkit_parse_bool(value);
+
+		config.plain = yes_or_no == 0;
+		return yes_or_no < 0 ? -1 : 0;
+	}
 	if (strcmp(key, "tmem-socket") == 0 && strcmp(value, "none") != 0)
 		return config_path(&config.socket, value);
 	if (strcmp(key, "tmem-socket") == 0) {
@@ -88,8 +94,9 @@ static int tmem_config(const char *key, const char *value)
 		config.pool = value;
 		return config_name(value);
 	}
-	nbdkit_error(
-		"unknown parameter %s; there are size, fallback, limit, pool and tmem-socket", key);
+	nbdkit_error("unknown parameter %s; there are size, fallback, encrypt, limit, pool and "
+		     "tmem-socket",
+		key);
 	return -1;
 }
 
@@ -117,6 +124,7 @@ static int tmem_config_complete(void)
 #define tmem_config_help                                                                           \
 	"size=<SIZE>       (required) Size of the device.\n"                                       \
 	"fallback=<PATH>   File or block device for pages that memory refuses.\n"                  \
+	"encrypt=yes|no    Encrypt pages on the fallback (default: yes).\n"                        \
 	"limit=<SIZE>      Most memory to use, everything counted (default: 1/4 of RAM).\n"        \
 	"pool=<NAME>       Name in tmemctl and tmemstat (default: nbd-PID).\n"                     \
 	"tmem-socket=<PATH>|none   The host's control socket."
@@ -128,6 +136,7 @@ static void tmem_dump_plugin(void)
 	printf("tmem_page_size=%u\n", TM_DEVICE_PAGE);
 	printf("tmem_codecs=lz4\n");
 	printf("tmem_fallback=yes\n");
+	printf("tmem_encrypt=aes-256-xts\n");
 }
 
 /* --- life --------------------------------------------------------------------------------------
@@ -139,7 +148,8 @@ static int tmem_get_ready(void)
 	char reason[TM_FALLBACK_REASON_MAX];
 	struct tm_fallback *fallback = NULL;
 
-	if (config.fallback && tm_fallback_open(config.fallback, pages, &fallback, reason) < 0) {
+	if (config.fallback &&
+		tm_fallback_open(config.fallback, pages, !config.plain, &fallback, reason) < 0) {
 		nbdkit_error("fallback=%s: %s", config.fallback, reason);
 		return -1;
 	}
@@ -275,14 +285,31 @@ static void say_once(int err)
 	static atomic_flag full = ATOMIC_FLAG_INIT, lost = ATOMIC_FLAG_INIT,
 			   other = ATOMIC_FLAG_INIT;
 
+	if (err == EBADMSG)
+		err = EIO;
 	if (err == ENOSPC && !atomic_flag_test_and_set(&full))
 		nbdkit_error("no room: memory is full, %s; writes fail until there is",
 			config.fallback ? "and so is the fallback" : "and there is no fallback");
 	else if (err == EIO && !atomic_flag_test_and_set(&lost))
-		nbdkit_error("a page is lost: damaged, destroyed by an operator, or unreadable on "
-			     "the fallback");
+		nbdkit_error("an I/O error: a page is damaged, was destroyed by an operator, or "
+			     "the fallback's disk fails");
 	else if (err != ENOSPC && err != EIO && !atomic_flag_test_and_set(&other))
 		nbdkit_error("fallback: %s", strerror(err));
+}
+
+/* NBD has few errors, and nbdkit calls EINVAL what it has none for. */
+static int errno_for_client(int err)
+{
+	switch (err) {
+	case ENOSPC:
+	case EDQUOT:
+	case EFBIG:
+		return ENOSPC;
+	case ENOMEM:
+		return ENOMEM;
+	default:
+		return EIO;
+	}
 }
 
 /* nbdkit wants -1 and errno. */
@@ -291,7 +318,7 @@ static int answer(int rc)
 	if (rc == 0)
 		return 0;
 	say_once(-rc);
-	errno = -rc;
+	errno = errno_for_client(-rc);
 	return -1;
 }
 

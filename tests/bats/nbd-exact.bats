@@ -174,7 +174,7 @@ fdinfo_of() {
 	try 0 "$talk" "$sock" random 5 1000 2
 	refused "another server" size=16M fallback="$loop"
 	stop
-	refused "No space" size=64M fallback="$loop"
+	refused "too small for size=" size=64M fallback="$loop"
 	dd if=/dev/zero of="$loop" bs=4k count=1 status=none
 	echo btrfs | dd of="$loop" bs=64k seek=1 conv=sync status=none # where btrfs keeps its mark
 	refused "not tmem's" size=16M fallback="$loop"
