@@ -10,7 +10,10 @@
  *      short             move only the first half
  *      drop              pwrite: say it is done; pread: say it is, and move nothing
  *      flip              pread: one bit is wrong
- *      stall             do not return before the word is gone
+ *      stall             begin when the word is gone
+ *      linger            pwrite: return when the word is gone
+ *
+ * $FAULTIO.waiting is there once a call has stalled or lingered.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -59,15 +62,18 @@ static void look(const char *call, char ret_fault[static 32])
 		fclose(f);
 }
 
-static void stall(const char *call)
+/* Wait as long as that is what `call` has to do. */
+static void wait_for_end(const char *call, const char *fault)
 {
 	const struct timespec moment = {.tv_nsec = 10000000};
-	char fault[32];
+	char now[32], mark[4096];
 
+	snprintf(mark, sizeof(mark), "%s.waiting", getenv("FAULTIO"));
+	close(open(mark, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
 	do {
 		nanosleep(&moment, NULL);
-		look(call, fault);
-	} while (strcmp(fault, "stall") == 0);
+		look(call, now);
+	} while (strcmp(now, fault) == 0);
 }
 
 /* Whether the call fails, with errno set; else what it has to do differently, "" for nothing. */
@@ -77,10 +83,8 @@ static bool suffer(const char *call, int fd, char ret_fault[static 32])
 	if (!is_target(fd))
 		return false;
 	look(call, ret_fault);
-	if (strcmp(ret_fault, "stall") == 0) {
-		stall(call);
-		ret_fault[0] = 0;
-	}
+	if (strcmp(ret_fault, "stall") == 0)
+		wait_for_end(call, "stall");
 	for (int err = 1; ret_fault[0] == 'E' && err < 134; err++) {
 		const char *name = strerrorname_np(err);
 
@@ -114,6 +118,7 @@ ssize_t pread(int fd, void *buf, size_t count, off_t offset)
 ssize_t pwrite(int fd, const void *buf, size_t count, off_t offset)
 {
 	char fault[32];
+	ssize_t n;
 
 	if (suffer("pwrite", fd, fault))
 		return -1;
@@ -121,7 +126,10 @@ ssize_t pwrite(int fd, const void *buf, size_t count, off_t offset)
 		return (ssize_t)count;
 	if (strcmp(fault, "short") == 0)
 		count /= 2;
-	return REAL(pwrite, "pwrite64")(fd, buf, count, offset);
+	n = REAL(pwrite, "pwrite64")(fd, buf, count, offset);
+	if (strcmp(fault, "linger") == 0)
+		wait_for_end("pwrite", "linger");
+	return n;
 }
 
 int fdatasync(int fd)
