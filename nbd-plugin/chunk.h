@@ -44,6 +44,7 @@ struct tm_device {
 	int pool;
 	struct tm_buffers *buffers; /* of a run each */
 	struct tm_state *state;
+	bool resumed;         /* the state is another server's */
 	_Atomic uint8_t *map; /* the state's; [pages]: enum tm_place, each under its page's lock */
 	pthread_mutex_t locks[TM_LOCKS];
 };

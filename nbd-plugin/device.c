@@ -82,6 +82,7 @@ int tm_device_resume(
 		return rc;
 	tm_state_destroy(d->state);
 	d->state = state;
+	d->resumed = true;
 	return use_state(d, ret_state_fd);
 }
 
@@ -114,7 +115,8 @@ int tm_device_attach(struct tm_device *d, struct tmem *tmem, const char *pool_na
 	d->pool = tmem->ops->new_pool(tmem, &params);
 	if (d->pool < 0)
 		return d->pool;
-	settle_pages(d);
+	if (d->resumed)
+		settle_pages(d);
 	return 0;
 }
 

@@ -25,7 +25,8 @@
 
 static struct {
 	uint64_t size, limit;
-	bool has_size, plain; /* plain: the fallback is not encrypted */
+	bool has_size, has_limit;
+	bool plain; /* the fallback is not encrypted */
 	char *fallback, *socket;
 	const char *pool;
 } config;
@@ -46,8 +47,12 @@ static int config_size(const char *key, const char *value, uint64_t *ret_bytes)
 	return -1;
 }
 
-static int config_path(char **ret_path, const char *value)
+static int config_path(const char *key, const char *value, char **ret_path)
 {
+	if (!*value) {
+		nbdkit_error("%s=: a path is missing", key);
+		return -1;
+	}
 	free(*ret_path);
 	*ret_path = nbdkit_absolute_path(value);
 	return *ret_path ? 0 : -1;
@@ -73,18 +78,21 @@ static int tmem_config(const char *key, const char *value)
 		config.has_size = true;
 		return config_size(key, value, &config.size);
 	}
-	if (strcmp(key, "limit") == 0)
+	if (strcmp(key, "limit") == 0) {
+		config.has_limit = true;
 		return config_size(key, value, &config.limit);
+	}
 	if (strcmp(key, "fallback") == 0)
-		return config_path(&config.fallback, value);
+		return config_path(key, value, &config.fallback);
 	if (strcmp(key, "encrypt") == 0) {
-		int yes_or_no = nbdkit_parse_bool(value);
-
-		config.plain = yes_or_no == 0;
-		return yes_or_no < 0 ? -1 : 0;
+		config.plain = strcmp(value, "no") == 0;
+		if (config.plain || strcmp(value, "yes") == 0)
+			return 0;
+		nbdkit_error("encrypt=%s: yes or no", value);
+		return -1;
 	}
 	if (strcmp(key, "tmem-socket") == 0 && strcmp(value, "none") != 0)
-		return config_path(&config.socket, value);
+		return config_path(key, value, &config.socket);
 	if (strcmp(key, "tmem-socket") == 0) {
 		free(config.socket);
 		config.socket = strdup(value);
@@ -114,7 +122,7 @@ static int tmem_config_complete(void)
 			"size: at most %llu bytes (16T less one page)", (unsigned long long)max);
 		return -1;
 	}
-	if (config.limit != 0 && config.limit < TM_LIMIT_MIN) {
+	if (config.has_limit && config.limit < TM_LIMIT_MIN) {
 		nbdkit_error("limit: at least %lluM", (unsigned long long)(TM_LIMIT_MIN >> 20));
 		return -1;
 	}
