@@ -240,6 +240,12 @@ blocks_at_most() { [ "$(du -k "$fallback" | cut -f1)" -le "$1" ]; }
 	contains_once 'no room'
 }
 
+@test "a kernel that fails, drops and damages I/O (dm-flakey, in a kernel of its own)" {
+	requires linux.uml dmsetup
+	try 0 "$REPO/tests/vm/uml" "$REPO/tests/vm/flakey"
+	contains "the kernel's failures are the client's"
+}
+
 # --- encryption --------------------------------------------------------------------------------
 
 # Pages that do not compress, each with a text that does not look like noise.
@@ -307,6 +313,24 @@ page() { dd if="$fallback" bs=4k skip=$(($1 + 1)) count=1 status=none | sha256su
 	try 1 timeout 20 nbdkit -f -U "$T/other" "$PLUGIN" size=64M limit=16M fallback="$fallback" pool=disk encrypt=no
 	one_line
 	contains 'it has encrypt=yes'
+	serve
+	does read:0:65536:noise1
+}
+
+@test "a killed server's pages are not for another version of the plugin" {
+	serve
+	does write:0:65536:noise1
+	kill -9 "$server"
+	ends
+	local host state
+	host=$(tmemctl list --json | jq .host.pid)
+	state=$(find "/proc/$host/fd" -lname '*tmem-nbd-state*')
+	version() { printf "\\x$1" | dd of="$state" bs=1 seek=16 conv=notrunc status=none; }
+	version 01
+	try 1 timeout 20 nbdkit -f -U "$T/other" "$PLUGIN" size=64M limit=16M fallback="$fallback" pool=disk
+	one_line
+	contains 'another version of the plugin'
+	version 02
 	serve
 	does read:0:65536:noise1
 }
