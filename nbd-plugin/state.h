@@ -7,7 +7,7 @@
  *
  *      map       one byte a page: enum tm_place
  *      sums      four bytes a page: the checksum of what the fallback holds; of a page that is not
- *                there it means nothing
+ *                there it means nothing. One damaged page in 2^32 would pass.
  *      expected  page n modulo 1024: the page last written to the fallback and the sum it gets
  *
  * Memory is taken as pages of this are touched: a device that never overflows has a byte a page, a
