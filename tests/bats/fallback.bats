@@ -27,9 +27,12 @@ serve() {
 		2>>"$T/nbd.err" 3>&- &
 	retry 10 test -s "$T/nbd.pid"
 	server=$(cat "$T/nbd.pid")
-	defer "kill $server"
+	defer end_server
 	retry 10 kept
 }
+
+# Before what it uses is taken down.
+end_server() { kill "$server"; ends; }
 
 ends() { retry 10 eval "! kill -0 $server"; }
 stop() { kill "$server" && ends && retry 10 eval '[ "$(tmemctl list --json | jq ".clients | length")" = 0 ]'; }
