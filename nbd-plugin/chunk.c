@@ -125,6 +125,7 @@ static int spill_locked(struct tm_chunk *c)
 		rc = tm_fallback_write(d->fallback, c->first + i, n, buffer_page(c, i));
 		if (rc < 0) {
 			tm_device_count(d, TM_STAT_FALLBACK_ERRORS, 1);
+			c->left |= c->refused; /* what got there before the error goes again */
 			return rc;
 		}
 		tm_device_count(d, TM_STAT_FALLBACK_WRITES, n);
@@ -142,10 +143,12 @@ static int load_locked(struct tm_chunk *c, unsigned int i, unsigned int n)
 	struct tm_device *d = c->device;
 	int rc = tm_fallback_read(d->fallback, c->first + i, n, buffer_page(c, i));
 
-	if (rc < 0)
-		tm_device_count(d, TM_STAT_FALLBACK_ERRORS, 1);
-	else
+	if (rc == 0)
 		tm_device_count(d, TM_STAT_FALLBACK_READS, n);
+	else
+		tm_device_count(d, TM_STAT_FALLBACK_ERRORS, 1);
+	if (rc == -EBADMSG)
+		tm_device_count(d, TM_STAT_CORRUPT, 1);
 	return rc;
 }
 

@@ -34,6 +34,9 @@ enum tm_place {
 	TM_ON_FALLBACK,
 };
 
+/* What the fallback asks of its callers. */
+_Static_assert(TM_STATE_EXPECTED % TM_LOCKS == 0, "pages that share a sum's place share a lock");
+
 struct tm_device {
 	uint64_t bytes, pages;
 	struct tm_fallback *fallback; /* may be NULL */
@@ -41,6 +44,7 @@ struct tm_device {
 	int pool;
 	struct tm_buffers *buffers; /* of a run each */
 	struct tm_state *state;
+	bool resumed;         /* the state is another server's */
 	_Atomic uint8_t *map; /* the state's; [pages]: enum tm_place, each under its page's lock */
 	pthread_mutex_t locks[TM_LOCKS];
 };
@@ -53,7 +57,7 @@ struct tm_chunk {
 	unsigned int pages;
 	uint8_t *buffer;  /* page i of the chunk lies at i pages; NULL until something needs it */
 	uint32_t refused; /* bit i: page i lies in the buffer and has to go to the fallback */
-	uint32_t left;    /* bit i: page i was on the fallback and is not any more */
+	uint32_t left; /* bit i: page i may have blocks on the fallback and does not live there */
 };
 
 static inline enum tm_place tm_place_of(const struct tm_device *d, uint64_t n)

@@ -3,22 +3,36 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/util.h"
 #include "nbd-plugin/chunk.h"
 
 /* --- life ------------------------------------------------------------------------------------- */
 
-static const uint8_t *fallback_id(const struct tm_device *d)
+static struct tm_state_kind kind_of(const struct tm_device *d)
 {
-	static const uint8_t none[TM_FALLBACK_ID_BYTES];
+	struct tm_state_kind kind = {.pages = d->pages};
 
-	return d->fallback ? tm_fallback_id(d->fallback) : none;
+	if (d->fallback) {
+		memcpy(kind.fallback, tm_fallback_id(d->fallback), sizeof(kind.fallback));
+		kind.encrypted = tm_fallback_is_encrypted(d->fallback);
+	}
+	return kind;
+}
+
+/* The state is the one to go on with. */
+static int use_state(struct tm_device *d, int *ret_state_fd)
+{
+	d->map = tm_state_map(d->state);
+	*ret_state_fd = tm_state_fd(d->state);
+	return d->fallback ? tm_fallback_bind(d->fallback, d->state) : 0;
 }
 
 int tm_device_create(uint64_t bytes, struct tm_fallback *fallback, struct tm_device **ret_device)
 {
 	struct tm_device *d = calloc(1, sizeof(*d));
+	struct tm_state_kind kind;
 
 	if (!d)
 		return -ENOMEM;
@@ -27,7 +41,8 @@ int tm_device_create(uint64_t bytes, struct tm_fallback *fallback, struct tm_dev
 	if (tm_buffers_create(TM_DEV_BUFFERS, TM_RUN_BYTES, &d->buffers) < 0)
 		goto free_device;
 	d->fallback = fallback;
-	if (tm_state_create(d->pages, fallback_id(d), &d->state) < 0)
+	kind = kind_of(d);
+	if (tm_state_create(&kind, &d->state) < 0)
 		goto free_buffers;
 	d->map = tm_state_map(d->state);
 	d->tmem = tm_none();
@@ -46,32 +61,29 @@ free_device:
 int tm_device_begin(struct tm_device *d, int *ret_state_fd)
 {
 	int rc = d->fallback ? tm_fallback_reset(d->fallback) : 0;
+	struct tm_state_kind kind = kind_of(d);
 
 	/* The state names the fallback as it is now. */
 	tm_state_destroy(d->state);
 	d->state = NULL;
 	if (rc == 0)
-		rc = tm_state_create(d->pages, fallback_id(d), &d->state);
-	if (rc < 0)
-		return rc;
-	d->map = tm_state_map(d->state);
-	*ret_state_fd = tm_state_fd(d->state);
-	return 0;
+		rc = tm_state_create(&kind, &d->state);
+	return rc < 0 ? rc : use_state(d, ret_state_fd);
 }
 
 int tm_device_resume(
 	struct tm_device *d, int fd, int *ret_state_fd, char ret_reason[static TM_STATE_REASON_MAX])
 {
+	struct tm_state_kind kind = kind_of(d);
 	struct tm_state *state;
-	int rc = tm_state_adopt(fd, d->pages, fallback_id(d), &state, ret_reason);
+	int rc = tm_state_adopt(fd, &kind, &state, ret_reason);
 
 	if (rc < 0)
 		return rc;
 	tm_state_destroy(d->state);
 	d->state = state;
-	d->map = tm_state_map(state);
-	*ret_state_fd = tm_state_fd(state);
-	return 0;
+	d->resumed = true;
+	return use_state(d, ret_state_fd);
 }
 
 /* After a kill tmem may hold pages that nobody was promised, or that were given up already. */
@@ -103,7 +115,8 @@ int tm_device_attach(struct tm_device *d, struct tmem *tmem, const char *pool_na
 	d->pool = tmem->ops->new_pool(tmem, &params);
 	if (d->pool < 0)
 		return d->pool;
-	settle_pages(d);
+	if (d->resumed)
+		settle_pages(d);
 	return 0;
 }
 

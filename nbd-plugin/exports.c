@@ -110,7 +110,7 @@ static int set_limit(struct tm_export *e, const char *value)
 {
 	if (parse_size("limit", value, &e->limit) < 0)
 		return -1;
-	if (e->limit != 0 && e->limit < TM_LIMIT_MIN)
+	if (e->limit < TM_LIMIT_MIN)
 		return tm_exports_error("limit: at least %lluM", TM_LIMIT_MIN >> 20);
 	return 0;
 }
@@ -130,8 +130,18 @@ static int set_weight(struct tm_export *e, const char *value)
 
 static int set_fallback(struct tm_export *e, const char *value)
 {
+	if (!*value)
+		return tm_exports_error("fallback=: a path is missing");
 	e->fallback = nbdkit_absolute_path(value);
 	return e->fallback ? 0 : -1;
+}
+
+static int set_encrypt(struct tm_export *e, const char *value)
+{
+	e->plain = strcmp(value, "no") == 0;
+	if (e->plain || strcmp(value, "yes") == 0)
+		return 0;
+	return tm_exports_error("encrypt=%s: yes or no", value);
 }
 
 /* As tm_open() wants it; by then we may be in the background, where nobody reads errors. */
@@ -160,6 +170,7 @@ static const struct {
 } parameters[] = {
 	{"size", set_size},
 	{"fallback", set_fallback},
+	{"encrypt", set_encrypt},
 	{"limit", set_limit},
 	{"weight", set_weight},
 	{"pool", set_pool},
@@ -175,8 +186,9 @@ int tm_exports_set(const char *key, const char *value)
 	while (i < TM_ARRAY_SIZE(parameters) && strcmp(parameters[i].key, key) != 0)
 		i++;
 	if (i == TM_ARRAY_SIZE(parameters))
-		return tm_exports_error("unknown parameter %s; there are size, fallback, limit, "
-					"weight, pool, export, exports and tmem-socket",
+		return tm_exports_error("unknown parameter %s; there are size, fallback, "
+					"encrypt, limit, lock, weight, pool, export, "
+					"exports and tmem-socket",
 			key);
 	if (count == 0 && add("") < 0)
 		return -1;

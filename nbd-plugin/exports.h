@@ -15,6 +15,7 @@
 #define TM_EXPORTS_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "nbd-plugin/device.h"
@@ -26,6 +27,7 @@ struct tm_export {
 	char *name;     /* "": what a client gets that asks for none */
 	char *pool;     /* NULL: nbd-PID, and nothing outlives the server */
 	char *fallback; /* an absolute path, or NULL */
+	bool plain;     /* it is not encrypted */
 	uint64_t size, limit;
 	uint32_t weight;          /* 0: the default */
 	unsigned int given;       /* a bit for each parameter seen */

@@ -30,7 +30,7 @@ static enum {
 	LOCK_YES,
 	LOCK_NO,
 } lock;
-static bool said_why;     /* the error that ends the start has been reported already */
+static bool said_why; /* the error that ends the start has been reported already */
 
 /* --- configuration ---------------------------------------------------------------------------- */
 
@@ -75,6 +75,7 @@ static int tmem_config_complete(void)
 #define tmem_config_help                                                                           \
 	"size=<SIZE>       (required) Size of the device.\n"                                       \
 	"fallback=<PATH>   File or block device for pages that memory refuses.\n"                  \
+	"encrypt=yes|no    Encrypt pages on the fallback (default: yes).\n"                        \
 	"limit=<SIZE>      Most memory to use, everything counted (default: 1/4 of RAM).\n"        \
 	"lock=auto|yes|no  Lock all memory, so that this machine can swap to it.\n"                \
 	"weight=<N>        Its part of memory that is short, 1 to 10000 (default: 100).\n"         \
@@ -90,6 +91,7 @@ static void tmem_dump_plugin(void)
 	printf("tmem_page_size=%u\n", TM_DEVICE_PAGE);
 	printf("tmem_codecs=lz4\n");
 	printf("tmem_fallback=yes\n");
+	printf("tmem_encrypt=aes-256-xts\n");
 }
 
 /* --- life --------------------------------------------------------------------------------------
@@ -106,7 +108,7 @@ static int export_ready(struct tm_export *e)
 	char reason[TM_FALLBACK_REASON_MAX];
 	struct tm_fallback *fallback = NULL;
 
-	if (e->fallback && tm_fallback_open(e->fallback, pages, &fallback, reason) < 0) {
+	if (e->fallback && tm_fallback_open(e->fallback, pages, !e->plain, &fallback, reason) < 0) {
 		nbdkit_error("%sfallback=%s: %s", TM_EXPORT_LABEL(e), e->fallback, reason);
 		return -1;
 	}
@@ -317,8 +319,11 @@ static int tmem_can_cache(void *handle)
  */
 static void say_once(struct tm_export *e, int err)
 {
-	int kind = err == ENOSPC ? 0 : err == EIO ? 1 : 2;
+	int kind;
 
+	if (err == EBADMSG)
+		err = EIO;
+	kind = err == ENOSPC ? 0 : err == EIO ? 1 : 2;
 	if (atomic_flag_test_and_set(&e->said[kind]))
 		return;
 	if (err == ENOSPC)
@@ -326,11 +331,26 @@ static void say_once(struct tm_export *e, int err)
 			TM_EXPORT_LABEL(e),
 			e->fallback ? "and so is the fallback" : "and there is no fallback");
 	else if (err == EIO)
-		nbdkit_error("%sa page is lost: damaged, destroyed by an operator, or unreadable "
-			     "on the fallback",
+		nbdkit_error("%san I/O error: a page is damaged, was destroyed by an operator, or "
+			     "the fallback's disk fails",
 			TM_EXPORT_LABEL(e));
 	else
 		nbdkit_error("%sfallback: %s", TM_EXPORT_LABEL(e), strerror(err));
+}
+
+/* NBD has few errors, and nbdkit calls EINVAL what it has none for. */
+static int errno_for_client(int err)
+{
+	switch (err) {
+	case ENOSPC:
+	case EDQUOT:
+	case EFBIG:
+		return ENOSPC;
+	case ENOMEM:
+		return ENOMEM;
+	default:
+		return EIO;
+	}
 }
 
 /* nbdkit wants -1 and errno. */
@@ -339,7 +359,7 @@ static int answer(void *handle, int rc)
 	if (rc == 0)
 		return 0;
 	say_once(handle, -rc);
-	errno = -rc;
+	errno = errno_for_client(-rc);
 	return -1;
 }
 
