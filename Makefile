@@ -63,7 +63,7 @@ $(B)/obj/%.o: %.c Makefile
 $(B)/libtmem.a: $(call obj,$(CORE_SRC))
 	$(call say,AR,$@)rm -f $@ && ar rcs $@ $^
 
-link = $(call say,LINK,$@)mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) $(1) -o $@ $(filter %.o %.a,$^) $(2) $(CORE_LIBS)
+link = $(call say,LINK,$@)mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) $(1) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(2) $(CORE_LIBS)
 
 $(FS_OBJ) $(call obj,$(BENCH_SRC)): EXTRA_CFLAGS = -DFUSE_USE_VERSION=314 $(call pkg_cflags,fuse3)
 $(B)/tmemd: $(TMEMD_OBJ) $(B)/libtmem.a
@@ -79,6 +79,7 @@ $(B)/nbdkit-tmem-plugin.so: $(PLUGIN_OBJ) $(B)/libtmem.a
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/libtmem.a
 	$(call link,,-lcmocka)
 $(B)/tests/test_policy: $(B)/obj/tools/tmemd/policy.o
+$(B)/tests/test_device: $(filter-out %/plugin.o,$(PLUGIN_OBJ))
 $(B)/tests/%: $(B)/obj/tests/helpers/%.o $(B)/libtmem.a
 	$(call link)
 $(B)/bench/%: $(B)/obj/bench/%.o $(B)/libtmem.a

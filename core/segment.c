@@ -20,9 +20,9 @@ struct tm_arena {
 	struct tm_segment *segments; /* [count] */
 	_Atomic uint64_t released;
 
-	struct tm_lock lock; /* of what follows */
-	uint32_t *free;      /* [count]: a stack of free ids */
-	uint32_t free_count;
+	struct tm_lock lock;         /* of what follows */
+	uint32_t *free;              /* [count]: a stack of free ids */
+	_Atomic uint32_t free_count; /* read without the lock by tm_arena_taken() */
 	uint64_t next_birth;
 };
 
@@ -166,6 +166,11 @@ void tm_arena_close(struct tm_arena *a)
 uint32_t tm_arena_segments(const struct tm_arena *a)
 {
 	return a->count;
+}
+
+uint32_t tm_arena_taken(const struct tm_arena *a)
+{
+	return a->count - atomic_load_explicit(&a->free_count, memory_order_relaxed);
 }
 
 uint32_t tm_arena_segment_bytes(const struct tm_arena *a)

@@ -25,10 +25,11 @@
 
 static struct {
 	uint64_t size, limit;
-	bool has_size;
+	uint64_t writeback; /* bytes a second; 0: off */
+	bool has_size, has_writeback;
 	char *fallback, *socket;
 	const char *pool;
-} config;
+} config = {.writeback = 128ull << 20};
 
 static struct tm_device *device;
 static bool said_why; /* the error that ends the start has been reported already */
@@ -67,6 +68,20 @@ static int config_name(const char *value)
 	return -1;
 }
 
+static int config_writeback(const char *value)
+{
+	config.has_writeback = strcmp(value, "off") != 0;
+	config.writeback = 0;
+	if (!config.has_writeback)
+		return 0;
+	if (config_size("writeback", value, &config.writeback) < 0)
+		return -1;
+	if (config.writeback >= 1u << 20)
+		return 0;
+	nbdkit_error("writeback: at least 1M (a second), or off");
+	return -1;
+}
+
 static int tmem_config(const char *key, const char *value)
 {
 	if (strcmp(key, "size") == 0) {
@@ -77,6 +92,8 @@ static int tmem_config(const char *key, const char *value)
 		return config_size(key, value, &config.limit);
 	if (strcmp(key, "fallback") == 0)
 		return config_path(&config.fallback, value);
+	if (strcmp(key, "writeback") == 0)
+		return config_writeback(value);
 	if (strcmp(key, "tmem-socket") == 0 && strcmp(value, "none") != 0)
 		return config_path(&config.socket, value);
 	if (strcmp(key, "tmem-socket") == 0) {
@@ -88,8 +105,9 @@ static int tmem_config(const char *key, const char *value)
 		config.pool = value;
 		return config_name(value);
 	}
-	nbdkit_error(
-		"unknown parameter %s; there are size, fallback, limit, pool and tmem-socket", key);
+	nbdkit_error("unknown parameter %s; there are size, fallback, limit, writeback, pool and "
+		     "tmem-socket",
+		key);
 	return -1;
 }
 
@@ -111,6 +129,10 @@ static int tmem_config_complete(void)
 		nbdkit_error("limit: at least %lluM", (unsigned long long)(TM_LIMIT_MIN >> 20));
 		return -1;
 	}
+	if (config.has_writeback && !config.fallback) {
+		nbdkit_error("writeback: there is no fallback to write to");
+		return -1;
+	}
 	return 0;
 }
 
@@ -118,6 +140,7 @@ static int tmem_config_complete(void)
 	"size=<SIZE>       (required) Size of the device.\n"                                       \
 	"fallback=<PATH>   File or block device for pages that memory refuses.\n"                  \
 	"limit=<SIZE>      Most memory to use, everything counted (default: 1/4 of RAM).\n"        \
+	"writeback=<RATE>|off  Bytes a second to the fallback and back (default: 128M).\n"         \
 	"pool=<NAME>       Name in tmemctl and tmemstat (default: nbd-PID).\n"                     \
 	"tmem-socket=<PATH>|none   The host's control socket."
 
@@ -211,7 +234,7 @@ static int tmem_after_fork(void)
 		snprintf(name, sizeof(name), "nbd-%d", getpid());
 	rc = tm_open(&params, &tmem);
 	if (rc == 0)
-		rc = tm_device_attach(device, tmem, name);
+		rc = tm_device_attach(device, tmem, name, config.writeback);
 	if (rc == 0)
 		return 0;
 	if (!said_why)
