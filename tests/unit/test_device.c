@@ -217,7 +217,13 @@ static void hot_pages_end_in_memory_and_cold_ones_on_the_fallback(void **state)
 	int rounds = 0;
 
 	(void)state;
-	for (uint64_t n = 0; n < PAGES; n++) /* the hot ones last: no room was left for them */
+	/* The worst that can have come about: what will be hot on disk, memory full of the rest. */
+	atomic_store(&f->t.ledger->frozen, 1);
+	for (uint64_t n = at; n < PAGES; n++)
+		write_page(f, n, n, 3);
+	assert_int_equal(count_pages(f, at, hot, TM_ON_FALLBACK), hot);
+	atomic_store(&f->t.ledger->frozen, 0);
+	for (uint64_t n = 0; n < at; n++)
 		write_page(f, n, n, 3);
 	do {
 		read_pages(f, at, hot);
@@ -233,7 +239,7 @@ static void hot_pages_end_in_memory_and_cold_ones_on_the_fallback(void **state)
 	}
 	assert_in_range(count_pages(f, at, hot, TM_IN_TMEM), hot - 4, hot);
 	assert_true(stat_of(f, TM_STAT_WRITTEN_BACK) > PAGES / 4);
-	assert_true(stat_of(f, TM_STAT_BROUGHT_BACK) >= 32);
+	assert_true(stat_of(f, TM_STAT_BROUGHT_BACK) >= hot);
 	close_device(f);
 }
 
@@ -362,7 +368,7 @@ struct actor {
 	unsigned int number;
 	uint64_t random;
 	int operations;
-	uint8_t buf[TM_RUN_BYTES];
+	_Alignas(TM_DEVICE_PAGE) uint8_t buf[TM_RUN_BYTES];
 };
 
 static uint64_t draw(struct actor *a, uint64_t n)
@@ -488,8 +494,8 @@ static void every_byte_is_right_whatever_moves(void **state)
 	for (unsigned int i = 0; i < THREADS; i++)
 		pthread_join(threads[i], NULL);
 	atomic_store(&f->t.ledger->frozen, 0);
-	assert_true(stat_of(f, TM_STAT_WRITTEN_BACK) > 1000);
-	assert_true(stat_of(f, TM_STAT_BROUGHT_BACK) > 1000);
+	assert_true(stat_of(f, TM_STAT_WRITTEN_BACK) > 100);
+	assert_true(stat_of(f, TM_STAT_BROUGHT_BACK) > 100);
 	close_device(f);
 }
 
