@@ -10,6 +10,7 @@
 #include "tests/unit/pages.h"
 
 #include <pthread.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "nbd-plugin/chunk.h"
@@ -25,7 +26,7 @@
 struct fixture {
 	struct tmem tmem; /* first: the store, as the device sees it */
 	struct test_store t;
-	char path[32];
+	int file; /* the fallback: in memory, which is quick and gone with the process */
 	struct tm_device *d;
 	uint8_t *ref; /* [PAGES] pages: what the device must hold */
 };
@@ -106,6 +107,7 @@ static struct fixture *open_device(uint64_t rate)
 	char reason[TM_FALLBACK_REASON_MAX];
 	struct tm_fallback *fallback;
 	struct fixture *f = calloc(1, sizeof(*f));
+	char path[32];
 	int fd;
 
 	assert_non_null(f);
@@ -113,11 +115,10 @@ static struct fixture *open_device(uint64_t rate)
 	f->ref = calloc(PAGES, TM_DEVICE_PAGE);
 	assert_non_null(f->ref);
 	test_store_open(&f->t, LIMIT, 0, NULL, NULL);
-	strcpy(f->path, "/tmp/tmem-device.XXXXXX");
-	fd = mkstemp(f->path);
-	assert_true(fd >= 0);
-	close(fd);
-	assert_int_equal(tm_fallback_open(f->path, PAGES, &fallback, reason), 0);
+	f->file = memfd_create("fallback", MFD_CLOEXEC);
+	assert_true(f->file >= 0);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", f->file);
+	assert_int_equal(tm_fallback_open(path, PAGES, &fallback, reason), 0);
 	assert_int_equal(tm_device_create(BYTES, fallback, &f->d), 0);
 	assert_int_equal(tm_device_begin(f->d, &fd), 0);
 	assert_int_equal(tm_device_attach(f->d, &f->tmem, "test", rate), 0);
@@ -167,7 +168,7 @@ static void close_device(struct fixture *f)
 {
 	check_device(f);
 	tm_device_destroy(f->d);
-	unlink(f->path);
+	close(f->file);
 	free(f->ref);
 	free(f);
 }
@@ -488,7 +489,7 @@ static void every_byte_is_right_whatever_moves(void **state)
 	(void)state;
 	for (unsigned int i = 0; i < THREADS; i++) {
 		actors[i] = (struct actor){
-			.f = f, .number = i, .random = i + 1, .operations = test_scale(20000)};
+			.f = f, .number = i, .random = i + 1, .operations = test_scale(100000)};
 		pthread_create(&threads[i], NULL, actor_run, &actors[i]);
 	}
 	for (unsigned int i = 0; i < THREADS; i++)
