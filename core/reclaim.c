@@ -152,6 +152,10 @@ static void sweep_segment(struct tm_store *s, uint32_t id, bool keep_all, uint32
 
 	if (!tm_segment_try_ref(s->arena, id))
 		return; /* its last page went meanwhile */
+	if (atomic_load(&seg->state) != TM_SEGMENT_SEALED) { /* and it is in use again */
+		tm_segment_unref(s->arena, id);
+		return;
+	}
 	w.pool = &s->pools[seg->owner->pool];
 	seg->swept = s->reclaim_pass;
 	while (going && offset < seg->tail) {
