@@ -15,6 +15,7 @@
 #define POLL_NS     (SECOND_NS / 10) /* grants and freezes come without a word */
 #define RETRY_NS    SECOND_NS        /* after a failure, or when nothing is cold */
 #define GROWTH      256u             /* pages between two looks at a memory that fills */
+#define LOOK_RUNS   (1u << 15)       /* a few ms; of a large device that is not a turn */
 #define WANTED_MAX  64u              /* runs; more than that and the rest waits for its next read */
 #define STACK_BYTES (256u << 10)     /* of which the codec's tables take 16 KiB */
 
@@ -25,6 +26,7 @@ struct tm_writeback {
 
 	/* The thread's own. */
 	uint64_t hand;       /* the first page of the run it comes to next */
+	uint64_t searched;   /* pages it passed since it last found a cold one */
 	bool working;        /* writing back until live bytes are at `goal` */
 	uint64_t goal;       /* bytes */
 	uint64_t not_before; /* when the next transfer may start */
@@ -110,19 +112,19 @@ static uint32_t pass_over(struct tm_device *d, uint64_t first)
 	return cold;
 }
 
-/* Turn the hand to the next run with cold pages, two turns at most: after one all marks are gone.
- */
+/* Turn the hand to the next run with cold pages. 0: none so far. */
 static uint32_t find_cold(struct tm_writeback *w, uint64_t *ret_first)
 {
 	struct tm_device *d = w->device;
 	uint32_t cold = 0;
 
-	for (uint64_t seen = 0; seen < 2 * d->pages && cold == 0; seen += TM_RUN_PAGES) {
+	for (unsigned int i = 0; i < LOOK_RUNS && cold == 0; i++) {
 		*ret_first = w->hand;
 		cold = pass_over(d, w->hand);
 		w->hand += TM_RUN_PAGES;
 		if (w->hand >= d->pages)
 			w->hand = 0;
+		w->searched += TM_RUN_PAGES;
 	}
 	return cold;
 }
@@ -176,8 +178,14 @@ static void write_back(struct tm_writeback *w)
 	uint64_t first;
 	uint32_t cold = find_cold(w, &first);
 
-	if (!cold || move(w, first, cold, tm_chunk_write_back_locked) < 0)
+	if (cold) {
+		w->searched = 0;
+		if (move(w, first, cold, tm_chunk_write_back_locked) < 0)
+			give_up_for_now(w);
+	} else if (w->searched >= 2 * w->device->pages) { /* after one turn all marks are gone */
+		w->searched = 0;
 		give_up_for_now(w);
+	}
 }
 
 static void bring_back(struct tm_writeback *w, uint64_t first, const struct tm_usage *u)
