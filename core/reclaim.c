@@ -151,7 +151,7 @@ static void sweep_segment(struct tm_store *s, uint32_t id, bool keep_all, uint32
 	bool going = true;
 
 	if (!tm_segment_try_ref(s->arena, id))
-		return; /* its last page went meanwhile */
+		return;                                      /* its last page went meanwhile */
 	if (atomic_load(&seg->state) != TM_SEGMENT_SEALED) { /* and it is in use again */
 		tm_segment_unref(s->arena, id);
 		return;

@@ -2,7 +2,7 @@
 /*
  * state.h - where each page of a device is, in memory that outlives the server
  *
- *      | head: what device this is | one byte a page: enum tm_place |        a memfd
+ *      | head: what device this is | one byte a page: see chunk.h |        a memfd
  *
  * The host keeps its descriptor beside the store's. A server that is started after another one was
  * killed takes both over, and only if they fit: same size, same fallback file.
