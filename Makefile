@@ -65,7 +65,7 @@ $(B)/obj/%.o: %.c Makefile
 $(B)/libtmem.a: $(call obj,$(CORE_SRC))
 	$(call say,AR,$@)rm -f $@ && ar rcs $@ $^
 
-link = $(call say,LINK,$@)mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) $(1) -o $@ $(filter %.o %.a,$^) $(2) $(CORE_LIBS)
+link = $(call say,LINK,$@)mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) $(1) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(2) $(CORE_LIBS)
 
 $(FS_OBJ) $(call obj,$(BENCH_SRC)): EXTRA_CFLAGS = -DFUSE_USE_VERSION=314 $(call pkg_cflags,fuse3)
 $(B)/tmemd: $(TMEMD_OBJ) $(B)/libtmem.a
@@ -82,6 +82,7 @@ $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/libtmem.a
 	$(call link,,-lcmocka $(CRYPTO_LIBS))
 $(B)/tests/test_policy: $(B)/obj/tools/tmemd/policy.o
 $(B)/tests/test_fallback: $(addprefix $(B)/obj/nbd-plugin/,fallback.o state.o crypt.o)
+$(B)/tests/test_device: $(filter-out %/plugin.o %/exports.o %/resident.o,$(PLUGIN_OBJ))
 $(B)/tests/%: $(B)/obj/tests/helpers/%.o $(B)/libtmem.a
 	$(call link)
 $(B)/tests/faultio.so: $(B)/obj/tests/helpers/faultio.o

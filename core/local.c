@@ -86,6 +86,11 @@ static void local_count(struct tmem *t, int pool, enum tm_stat stat, int64_t del
 	tm_store_count(store_of(t), pool, stat, delta);
 }
 
+static void local_usage(struct tmem *t, struct tm_usage *ret_usage)
+{
+	tm_store_usage(store_of(t), ret_usage);
+}
+
 static void local_close(struct tmem *t)
 {
 	struct local *l = (struct local *)t;
@@ -110,6 +115,7 @@ static const struct tmem_ops local_ops = {
 	.write = local_write,
 	.xchg = local_xchg,
 	.count = local_count,
+	.usage = local_usage,
 	.close = local_close,
 };
 

@@ -24,7 +24,8 @@ struct tm_arena {
 
 	struct tm_lock lock; /* of what follows */
 	uint32_t *free;      /* [count]: free ids from the bottom, ready ones from the top */
-	uint32_t free_count, ready_count;
+	_Atomic uint32_t free_count; /* read without the lock by tm_arena_taken() */
+	uint32_t ready_count;
 	uint32_t coming; /* segments that are just being made ready */
 	uint64_t next_birth;
 };
@@ -169,6 +170,11 @@ void tm_arena_close(struct tm_arena *a)
 uint32_t tm_arena_segments(const struct tm_arena *a)
 {
 	return a->count;
+}
+
+uint32_t tm_arena_taken(const struct tm_arena *a)
+{
+	return a->count - atomic_load_explicit(&a->free_count, memory_order_relaxed);
 }
 
 uint32_t tm_arena_segment_bytes(const struct tm_arena *a)

@@ -111,6 +111,7 @@ void tm_segment_adopt(struct tm_arena *a, uint32_t id, const struct tm_owner *ow
 void tm_arena_populate(struct tm_arena *a);
 
 uint32_t tm_arena_segments(const struct tm_arena *a); /* how many there are, used or not */
+uint32_t tm_arena_taken(const struct tm_arena *a);    /* how many of them are charged now */
 uint32_t tm_arena_segment_bytes(const struct tm_arena *a);
 bool tm_arena_huge(const struct tm_arena *a);
 int tm_arena_fd(const struct tm_arena *a); /* of the mapping; stays the arena's */

@@ -82,6 +82,14 @@ struct tm_pool_params {
 
 struct tmem;
 
+/* How full a tmem is, at some recent moment. */
+struct tm_usage {
+	uint64_t live_bytes;  /* what the stored pages need; space of dead ones is had back */
+	uint64_t limit_bytes; /* what live_bytes can come to: the limit or grant of now, less what
+			       * is kept free for moving pages and appending them */
+	bool frozen;          /* every put is refused */
+};
+
 /*
  * What a tmem can do. Implementations: none (every call -ENOSYS) and local (a store in this
  * process). Every call copies, is thread safe, keeps no pointer, and blocks no longer than
@@ -133,6 +141,10 @@ struct tmem_ops {
 	 * TM_STAT_FALLBACK_*), which list and tmemstat show beside the store's own. Unknown pool:
 	 * nothing. */
 	void (*count)(struct tmem *t, int pool, enum tm_stat stat, int64_t delta);
+
+	/* How much room there is. Near the limit a put may be refused all the same: room is made in
+	 * whole segments, for certain only up to 7/8 of it. */
+	void (*usage)(struct tmem *t, struct tm_usage *ret_usage);
 
 	/* Leave the host, drop every pool, free `t`. No other call may be under way. */
 	void (*close)(struct tmem *t);

@@ -91,18 +91,22 @@ static void settle_pages(struct tm_device *d)
 {
 	static const struct tm_oid oid = TM_DEVICE_OID;
 	int64_t on_fallback = 0;
+	uint64_t in_tmem = 0;
 
 	for (uint64_t n = 0; n < d->pages; n++) {
 		enum tm_place place = tm_place_of(d, n);
 
 		on_fallback += place == TM_ON_FALLBACK;
+		in_tmem += place == TM_IN_TMEM;
 		if (place != TM_IN_TMEM)
 			d->tmem->ops->flush_page(d->tmem, d->pool, &oid, (uint32_t)n);
 	}
 	tm_device_count(d, TM_STAT_FALLBACK_PAGES, on_fallback);
+	atomic_store(&d->in_tmem, in_tmem);
 }
 
-int tm_device_attach(struct tm_device *d, struct tmem *tmem, const char *pool_name)
+int tm_device_attach(
+	struct tm_device *d, struct tmem *tmem, const char *pool_name, uint64_t writeback)
 {
 	struct tm_pool_params params = {
 		.flags = tm_pool_flags(TM_POOL_PERSIST, 0),
@@ -117,13 +121,14 @@ int tm_device_attach(struct tm_device *d, struct tmem *tmem, const char *pool_na
 		return d->pool;
 	if (d->resumed)
 		settle_pages(d);
-	return 0;
+	return d->fallback && writeback ? tm_writeback_start(d, writeback, &d->writeback) : 0;
 }
 
 void tm_device_destroy(struct tm_device *d)
 {
 	if (!d)
 		return;
+	tm_writeback_stop(d->writeback);
 	d->tmem->ops->close(d->tmem);
 	tm_fallback_close(d->fallback);
 	tm_state_destroy(d->state);
@@ -147,8 +152,7 @@ static void unlock_pages(struct tm_device *d, uint64_t first, unsigned int count
 		pthread_mutex_unlock(&d->locks[(first + i) % TM_LOCKS]);
 }
 
-/* The bytes from `offset` to the end of their run, `count` at most. */
-static struct tm_chunk chunk_at(struct tm_device *d, uint64_t offset, uint64_t count)
+struct tm_chunk tm_chunk_at(struct tm_device *d, uint64_t offset, uint64_t count)
 {
 	uint64_t to_end = TM_RUN_BYTES - offset % TM_RUN_BYTES;
 	uint64_t length = TM_MIN(count, to_end);
@@ -186,12 +190,12 @@ static void empty_run(struct tm_device *d, uint64_t page)
 	unlock_pages(d, first, count);
 }
 
-static void lock_chunk(struct tm_chunk *c)
+void tm_chunk_lock(struct tm_chunk *c)
 {
 	lock_pages(c->device, c->first, c->pages);
 }
 
-static void unlock_chunk(struct tm_chunk *c)
+void tm_chunk_unlock(struct tm_chunk *c)
 {
 	if (c->buffer)
 		tm_buffers_put(c->device->buffers, c->buffer);
@@ -208,11 +212,11 @@ int tm_device_read(struct tm_device *d, void *ret_buf, uint32_t count, uint64_t 
 	int rc = 0;
 
 	while (count > 0 && rc == 0) {
-		struct tm_chunk c = chunk_at(d, offset, count);
+		struct tm_chunk c = tm_chunk_at(d, offset, count);
 
-		lock_chunk(&c);
+		tm_chunk_lock(&c);
 		rc = tm_chunk_read_locked(&c, to);
-		unlock_chunk(&c);
+		tm_chunk_unlock(&c);
 		to += c.length, offset += c.length, count -= c.length;
 	}
 	return rc;
@@ -224,11 +228,11 @@ int tm_device_write(struct tm_device *d, const void *buf, uint32_t count, uint64
 	int rc = 0;
 
 	while (count > 0 && rc == 0) {
-		struct tm_chunk c = chunk_at(d, offset, count);
+		struct tm_chunk c = tm_chunk_at(d, offset, count);
 
-		lock_chunk(&c);
+		tm_chunk_lock(&c);
 		rc = tm_chunk_write_locked(&c, from);
-		unlock_chunk(&c);
+		tm_chunk_unlock(&c);
 		from += c.length, offset += c.length, count -= c.length;
 	}
 	return rc;
@@ -246,12 +250,12 @@ int tm_device_zero(struct tm_device *d, uint32_t count, uint64_t offset)
 	int rc = 0;
 
 	while (count > 0 && rc == 0) {
-		struct tm_chunk c = chunk_at(d, offset, count);
+		struct tm_chunk c = tm_chunk_at(d, offset, count);
 
 		if (!is_hole(&c)) {
-			lock_chunk(&c);
+			tm_chunk_lock(&c);
 			rc = tm_chunk_write_locked(&c, NULL);
-			unlock_chunk(&c);
+			tm_chunk_unlock(&c);
 		}
 		offset += c.length, count -= c.length;
 	}
@@ -261,12 +265,12 @@ int tm_device_zero(struct tm_device *d, uint32_t count, uint64_t offset)
 int tm_device_trim(struct tm_device *d, uint32_t count, uint64_t offset)
 {
 	while (count > 0) {
-		struct tm_chunk c = chunk_at(d, offset, count);
+		struct tm_chunk c = tm_chunk_at(d, offset, count);
 
 		if (!is_hole(&c)) {
-			lock_chunk(&c);
+			tm_chunk_lock(&c);
 			tm_chunk_trim_locked(&c);
-			unlock_chunk(&c);
+			tm_chunk_unlock(&c);
 		}
 		offset += c.length, count -= c.length;
 	}
@@ -278,12 +282,12 @@ int tm_device_cache(struct tm_device *d, uint32_t count, uint64_t offset)
 	int rc = 0;
 
 	while (count > 0 && rc == 0) {
-		struct tm_chunk c = chunk_at(d, offset, count);
+		struct tm_chunk c = tm_chunk_at(d, offset, count);
 
 		if (run_has(d, c.first, c.pages, 1u << TM_ON_FALLBACK)) {
-			lock_chunk(&c);
+			tm_chunk_lock(&c);
 			rc = tm_chunk_cache_locked(&c);
-			unlock_chunk(&c);
+			tm_chunk_unlock(&c);
 		}
 		offset += c.length, count -= c.length;
 	}

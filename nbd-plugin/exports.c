@@ -13,6 +13,8 @@
 #include "core/tmem.h"
 #include "core/util.h"
 
+#define WRITEBACK_DEFAULT (128ull << 20) /* bytes a second */
+
 static struct tm_export table[TM_EXPORTS_MAX];
 static size_t count;
 static char *reading; /* the file that is being read, or NULL */
@@ -144,6 +146,18 @@ static int set_encrypt(struct tm_export *e, const char *value)
 	return tm_exports_error("encrypt=%s: yes or no", value);
 }
 
+static int set_writeback(struct tm_export *e, const char *value)
+{
+	e->hold_back = strcmp(value, "off") == 0;
+	if (e->hold_back)
+		return 0;
+	if (parse_size("writeback", value, &e->writeback) < 0)
+		return -1;
+	if (e->writeback < 1u << 20)
+		return tm_exports_error("writeback: at least 1M (a second), or off");
+	return 0;
+}
+
 /* As tm_open() wants it; by then we may be in the background, where nobody reads errors. */
 static bool is_pool_name(const char *value)
 {
@@ -171,6 +185,7 @@ static const struct {
 	{"size", set_size},
 	{"fallback", set_fallback},
 	{"encrypt", set_encrypt},
+	{"writeback", set_writeback},
 	{"limit", set_limit},
 	{"weight", set_weight},
 	{"pool", set_pool},
@@ -187,7 +202,7 @@ int tm_exports_set(const char *key, const char *value)
 		i++;
 	if (i == TM_ARRAY_SIZE(parameters))
 		return tm_exports_error("unknown parameter %s; there are size, fallback, "
-					"encrypt, limit, lock, weight, pool, export, "
+					"encrypt, writeback, limit, lock, weight, pool, export, "
 					"exports and tmem-socket",
 			key);
 	if (count == 0 && add("") < 0)
@@ -281,6 +296,16 @@ static int default_pool(struct tm_export *e)
 	return e->pool ? 0 : tm_exports_error("%s", strerror(ENOMEM));
 }
 
+static int default_writeback(struct tm_export *e)
+{
+	if (e->writeback && !e->fallback)
+		return tm_exports_error(
+			"%swriteback: there is no fallback to write to", TM_EXPORT_LABEL(e));
+	if (!e->writeback && !e->hold_back)
+		e->writeback = WRITEBACK_DEFAULT;
+	return 0;
+}
+
 static bool are_same(const char *a, const char *b)
 {
 	return a && b && strcmp(a, b) == 0;
@@ -310,6 +335,8 @@ int tm_exports_complete(void)
 		rc = check_size(e);
 		if (rc == 0)
 			rc = default_pool(e);
+		if (rc == 0)
+			rc = default_writeback(e);
 		if (rc == 0)
 			rc = check_apart(e);
 	}

@@ -76,6 +76,7 @@ static int tmem_config_complete(void)
 	"size=<SIZE>       (required) Size of the device.\n"                                       \
 	"fallback=<PATH>   File or block device for pages that memory refuses.\n"                  \
 	"encrypt=yes|no    Encrypt pages on the fallback (default: yes).\n"                        \
+	"writeback=<RATE>|off  Bytes a second to the fallback and back (default: 128M).\n"         \
 	"limit=<SIZE>      Most memory to use, everything counted (default: 1/4 of RAM).\n"        \
 	"lock=auto|yes|no  Lock all memory, so that this machine can swap to it.\n"                \
 	"weight=<N>        Its part of memory that is short, 1 to 10000 (default: 100).\n"         \
@@ -214,7 +215,7 @@ static int export_open(struct tm_export *e)
 		snprintf(name, sizeof(name), "nbd-%d", getpid());
 	rc = tm_open(&params, &tmem);
 	if (rc == 0)
-		rc = tm_device_attach(e->device, tmem, name);
+		rc = tm_device_attach(e->device, tmem, name, e->writeback);
 	if (rc == -EBUSY)
 		nbdkit_error("pool=%s: another server of this name is running", name);
 	else if (rc < 0 && !said_why)

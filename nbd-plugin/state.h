@@ -5,7 +5,7 @@
  *
  *      | head: what device this is, the key | expected[1024] | map[pages] | sums[pages] |  a memfd
  *
- *      map       one byte a page: enum tm_place
+ *      map       one byte a page: see chunk.h
  *      sums      four bytes a page: the checksum of what the fallback holds; of a page that is not
  *                there it means nothing. One damaged page in 2^32 would pass.
  *      expected  page n modulo 1024: the page last written to the fallback and the sum it gets

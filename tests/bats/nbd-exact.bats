@@ -133,7 +133,7 @@ map() { nbdinfo --map "$(uri)" | awk '{printf "%s%s+%s:%s", sep, $1, $2, $3; sep
 }
 
 @test "cache brings pages back from the fallback" {
-	serve size=16M limit=4M fallback="$fallback"
+	serve size=16M limit=4M fallback="$fallback" writeback=off
 	# Fill memory, overflow, empty memory: the overflow is what cache has to bring.
 	try 0 "$talk" "$sock" write:0:12582912:text1 write:12582912:1048576:text2 trim:0:12582912
 	[ "$(blocks "$fallback")" -ge 1024 ]

@@ -67,6 +67,10 @@ map() { nbdinfo --map "$URI" | awk '{ print $1, $2, $3 }'; }
 	fails_with 'not a size' size=1G limit=-1
 	fails_with 'encrypt=maybe: yes or no' size=1G encrypt=maybe
 	fails_with 'fallback=: a path is missing' size=1G fallback=
+	fails_with 'limit: at least' size=1G limit=1M
+	fails_with 'not a size' size=1G writeback=fast
+	fails_with 'writeback: at least 1M' size=1G fallback="$T/fb" writeback=4k
+	fails_with 'no fallback to write to' size=1G writeback=64M
 	fails_with 'unknown parameter color' size=1G color=blue
 	fails_with 'a name has 1 to 63 bytes' size=1G pool=
 	fails_with 'printable' size=1G pool=$'two\nlines'
