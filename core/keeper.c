@@ -161,6 +161,8 @@ int tm_keeper_start(const struct tm_keeper_params *params, struct tm_keeper **re
 	pthread_condattr_destroy(&attr);
 	tm_arena_set_reserve(params->arena, &reserve);
 	if (params->resident) {
+		/* The room that cleaning needs is a ready segment here. */
+		params->budget->headroom = 0;
 		tm_budget_set_nodes(params->budget, 0);
 		fill(k);
 	}

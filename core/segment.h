@@ -124,8 +124,9 @@ uint64_t tm_arena_released(const struct tm_arena *a);
  * Freed segments go to it while it is short, else back to the operating system.
  *
  * Keep `target` segments ready; call `low`, holding no lock of the arena's, whenever one was taken
- * and fewer are left. `only`: open nothing but ready segments, and do not count them as freeable.
- * Before other threads know the arena. A reserve of 0 (the default) is none.
+ * and fewer are left. `only`: open nothing but ready segments, keep one of them for privileged
+ * opens instead of the budget's headroom, and do not count them as freeable. Before other threads
+ * know the arena. A reserve of 0 (the default) is none.
  */
 struct tm_reserve {
 	uint32_t target;

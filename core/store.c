@@ -299,7 +299,7 @@ void tm_store_count(struct tm_store *s, int id, enum tm_stat stat, int64_t delta
 
 void tm_store_usage(struct tm_store *s, struct tm_usage *ret_usage)
 {
-	uint64_t segment = tm_arena_segment_bytes(s->arena), open = s->budget.headroom;
+	uint64_t segment = tm_arena_segment_bytes(s->arena), open = segment;
 	uint64_t taken = tm_arena_taken(s->arena) * segment;
 	uint64_t used = tm_budget_used(&s->budget), limit = tm_budget_limit(&s->budget);
 	uint64_t live = used - TM_MIN(used, taken); /* tables and nodes */
