@@ -42,6 +42,7 @@ static int store_open(const struct tm_store_params *params, int fd, struct tm_st
 	s->budget.opaque = params->opaque;
 	atomic_store(&ledger->segment_bytes, segment_bytes);
 	atomic_store(&ledger->huge_pages, tm_arena_huge(s->arena));
+	atomic_store(&ledger->resident, params->resident);
 	tm_budget_report(&s->budget);
 	*ret_store = s;
 	return 0;

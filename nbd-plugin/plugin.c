@@ -125,13 +125,29 @@ static int export_ready(struct tm_export *e)
 	return 0;
 }
 
+/* -1: it was demanded, and cannot be had. */
+static int ask_for_locks(void)
+{
+	char missing[TM_RESIDENT_REASON_MAX];
+
+	if (lock == LOCK_NO || tm_resident_ask(missing))
+		return 0;
+	if (lock == LOCK_YES)
+		nbdkit_error("lock=yes: %s", missing);
+	else
+		nbdkit_error("warning: if this machine itself swaps to this server, it can stop "
+			     "when memory runs out: %s (lock=no ends this warning)",
+			missing);
+	return lock == LOCK_YES ? -1 : 0;
+}
+
 static int tmem_get_ready(void)
 {
 	int rc = 0;
 
 	for (struct tm_export *e = NULL; rc == 0 && (e = tm_exports_next(e));)
 		rc = export_ready(e);
-	return rc;
+	return rc < 0 ? rc : ask_for_locks();
 }
 
 static void on_destroyed(void *opaque)
@@ -173,7 +189,6 @@ static int on_state(void *opaque, int predecessor_fd)
 /* Seconds without memory are better than a failed write where there is no fallback for it. */
 #define PATIENCE_MS 1000
 
-
 /* Give an export its memory. */
 static int export_open(struct tm_export *e)
 {
@@ -213,23 +228,16 @@ static int export_open(struct tm_export *e)
  * stays with the host. */
 static int tmem_after_fork(void)
 {
-	char missing[TM_RESIDENT_REASON_MAX] = "";
 	int rc = 0;
 
-	if (lock != LOCK_NO && !tm_resident_begin(missing) && lock == LOCK_YES) {
-		nbdkit_error("lock=yes: %s", missing);
-		return -1;
-	}
+	if (lock != LOCK_NO)
+		tm_resident_lock();
 	for (struct tm_export *e = NULL; rc == 0 && (e = tm_exports_next(e));)
 		rc = export_open(e);
 	if (rc < 0 || lock == LOCK_NO)
 		return rc;
 	nbdkit_debug("%" PRIu64 " bytes are locked in memory before the first page",
 		tm_resident_settle());
-	if (*missing)
-		nbdkit_error("warning: if this machine itself swaps to this server, it can stop "
-			     "when memory runs out: %s (lock=no ends this warning)",
-			missing);
 	return 0;
 }
 

@@ -313,7 +313,7 @@ page() { dd if="$fallback" bs=4k skip=$(($1 + 1)) count=1 status=none | sha256su
 	does write:0:65536:noise1
 	kill -9 "$server"
 	ends
-	try 1 timeout 20 nbdkit -f -U "$T/other" "$PLUGIN" size=64M limit=16M fallback="$fallback" pool=disk encrypt=no
+	try 1 timeout 20 nbdkit -f -U "$T/other" "$PLUGIN" size=64M limit=16M fallback="$fallback" pool=disk encrypt=no lock=no
 	one_line
 	contains 'it has encrypt=yes'
 	serve
@@ -330,7 +330,7 @@ page() { dd if="$fallback" bs=4k skip=$(($1 + 1)) count=1 status=none | sha256su
 	state=$(find "/proc/$host/fd" -lname '*tmem-nbd-state*')
 	version() { printf "\\x$1" | dd of="$state" bs=1 seek=16 conv=notrunc status=none; }
 	version 01
-	try 1 timeout 20 nbdkit -f -U "$T/other" "$PLUGIN" size=64M limit=16M fallback="$fallback" pool=disk
+	try 1 timeout 20 nbdkit -f -U "$T/other" "$PLUGIN" size=64M limit=16M fallback="$fallback" pool=disk lock=no
 	one_line
 	contains 'another version of the plugin'
 	version 02
