@@ -163,7 +163,7 @@ int tm_keeper_start(const struct tm_keeper_params *params, struct tm_keeper **re
 	if (params->resident) {
 		/* The room that cleaning needs is a ready segment here. */
 		params->budget->headroom = 0;
-		tm_budget_set_nodes(params->budget, 0);
+		params->budget->resident = true;
 		fill(k);
 	}
 	rc = pthread_create(&k->thread, NULL, keeper_main, k);
