@@ -14,14 +14,16 @@ say = $(if $(V),,@printf '  %-7s %s\n' '$(1)' '$(2)';)
 
 # PEERS: what only the benchmarks compare with
 PACKAGES := build-essential pkg-config clang clang-format libfuse3-dev fuse3 nbdkit nbdkit-plugin-dev \
-	liblz4-dev libzstd-dev libxxhash-dev libjansson-dev libinih-dev libcap-dev libcmocka-dev \
-	bats fio libnbd-bin nbd-client user-mode-linux kmod iproute2 jq attr acl util-linux mount procps psmisc python3 cppcheck git
+	liblz4-dev libzstd-dev libxxhash-dev libssl-dev libjansson-dev libinih-dev libcap-dev libcmocka-dev \
+	bats fio qemu-utils libnbd-bin nbd-client gnutls-bin mdadm dmsetup user-mode-linux kmod iproute2 jq attr acl \
+	util-linux mount procps psmisc python3 cppcheck git
 
 pkg_cflags = $(shell pkg-config --cflags $(1) 2>/dev/null)
 pkg_libs   = $(shell pkg-config --libs $(1) 2>/dev/null)
 
 ALL_CFLAGS = -std=gnu17 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I. -fPIC -fvisibility=hidden -pthread \
 	-Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(SAN) $(CFLAGS)
+CRYPTO_LIBS = $(call pkg_libs,libcrypto)
 CORE_LIBS  = $(call pkg_libs,liblz4 libzstd libxxhash jansson inih libcap) -lm
 
 # --- what is built from what -----------------------------------------------------------------
@@ -29,7 +31,7 @@ CORE_LIBS  = $(call pkg_libs,liblz4 libzstd libxxhash jansson inih libcap) -lm
 CORE_SRC   := $(wildcard core/*.c)
 UNIT_SRC   := $(wildcard tests/unit/test_*.c)
 BENCH_SRC  := $(wildcard bench/*.c)
-HELPER_SRC := $(wildcard tests/helpers/*.c)
+HELPER_SRC := $(filter-out %/faultio.c,$(wildcard tests/helpers/*.c))
 
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
@@ -44,7 +46,7 @@ PROGRAMS := $(if $(TMEMD_OBJ),$(B)/tmemd) $(if $(wildcard tools/tmemctl/*.c),$(B
 	$(if $(wildcard tools/tmemstat/*.c),$(B)/tmemstat) $(if $(KEEP_OBJ),$(B)/nbd-keep) $(if $(FS_OBJ),$(B)/tmemfs) \
 	$(if $(PLUGIN_OBJ),$(B)/nbdkit-tmem-plugin.so)
 UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
-HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC))
+HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(B)/tests/faultio.so
 BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
 .PHONY: all help deps demo check check-built bench asan tsan ubsan lint format install clean tests
@@ -64,7 +66,7 @@ $(B)/obj/%.o: %.c Makefile
 $(B)/libtmem.a: $(call obj,$(CORE_SRC))
 	$(call say,AR,$@)rm -f $@ && ar rcs $@ $^
 
-link = $(call say,LINK,$@)mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) $(1) -o $@ $(filter %.o %.a,$^) $(2) $(CORE_LIBS)
+link = $(call say,LINK,$@)mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) $(1) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(2) $(CORE_LIBS)
 
 $(FS_OBJ) $(call obj,$(BENCH_SRC)): EXTRA_CFLAGS = -DFUSE_USE_VERSION=314 $(call pkg_cflags,fuse3)
 $(B)/tmemd: $(TMEMD_OBJ) $(B)/libtmem.a
@@ -78,12 +80,16 @@ $(B)/nbd-keep: $(KEEP_OBJ) # locked in memory, so without the libraries of the r
 $(B)/tmemfs: $(FS_OBJ) $(B)/libtmem.a
 	$(call link,,$(call pkg_libs,fuse3))
 $(B)/nbdkit-tmem-plugin.so: $(PLUGIN_OBJ) $(B)/libtmem.a
-	$(call link,-shared -Wl$(comma)--exclude-libs$(comma)ALL)
+	$(call link,-shared -Wl$(comma)--exclude-libs$(comma)ALL,$(CRYPTO_LIBS))
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/libtmem.a
-	$(call link,,-lcmocka)
+	$(call link,,-lcmocka $(CRYPTO_LIBS))
 $(B)/tests/test_policy: $(B)/obj/tools/tmemd/policy.o
+$(B)/tests/test_fallback: $(addprefix $(B)/obj/nbd-plugin/,fallback.o state.o crypt.o)
+$(B)/tests/test_device: $(filter-out %/plugin.o %/exports.o %/resident.o,$(PLUGIN_OBJ))
 $(B)/tests/%: $(B)/obj/tests/helpers/%.o $(B)/libtmem.a
 	$(call link)
+$(B)/tests/faultio.so: $(B)/obj/tests/helpers/faultio.o
+	$(call link,-shared)
 $(B)/bench/%: $(B)/obj/bench/%.o $(B)/libtmem.a
 	$(call link,,$(call pkg_libs,fuse3))
 

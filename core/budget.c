@@ -69,7 +69,6 @@ bool tm_budget_nodes_low(const struct tm_budget *b, uint64_t bytes)
 
 void tm_budget_set_nodes(struct tm_budget *b, uint64_t bytes)
 {
-	b->resident = true;
 	atomic_store(&b->node_bytes, (int64_t)bytes);
 }
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <time.h>
 
 #include "core/heap.h"
@@ -69,6 +70,11 @@ static void *keeper_main(void *opaque)
 	struct tm_keeper *k = opaque;
 	struct timespec deadline;
 	bool filled;
+
+	/* Those who serve must not wait for swapping; this thread may, and has to: it is the one
+	 * whose allocation calls the OOM killer when there is nothing left to swap to. */
+	if (k->params.resident)
+		prctl(PR_SET_IO_FLUSHER, 0, 0, 0, 0);
 
 	tm_lock(&k->lock);
 	while (!k->stop) {
@@ -155,7 +161,9 @@ int tm_keeper_start(const struct tm_keeper_params *params, struct tm_keeper **re
 	pthread_condattr_destroy(&attr);
 	tm_arena_set_reserve(params->arena, &reserve);
 	if (params->resident) {
-		tm_budget_set_nodes(params->budget, 0);
+		/* The room that cleaning needs is a ready segment here. */
+		params->budget->headroom = 0;
+		params->budget->resident = true;
 		fill(k);
 	}
 	rc = pthread_create(&k->thread, NULL, keeper_main, k);

@@ -27,7 +27,7 @@
 #include "core/tmem.h"
 
 #define TM_LEDGER_MAGIC   0x72646c6dU /* "mldr" */
-#define TM_LEDGER_VERSION 1u
+#define TM_LEDGER_VERSION 2u
 
 enum tm_ledger_pool_state {
 	TM_LEDGER_POOL_FREE,
@@ -64,6 +64,7 @@ struct tm_ledger {
 	_Atomic uint64_t persistent_bytes; /* the part of used_bytes it cannot give up */
 	_Atomic uint64_t segment_bytes;    /* size of a segment */
 	_Atomic uint32_t huge_pages;       /* 1: the segments are huge pages */
+	_Atomic uint32_t resident;         /* 1: the machine itself may be swapping to it */
 
 	struct tm_ledger_pool pools[TM_POOLS_MAX];
 };

@@ -47,7 +47,8 @@
 struct tm_link {
 	struct tm_link_params params; /* its strings are the ones below */
 	char *name, *type, *socket;
-	int stop_fd; /* readable once the thread has to end */
+	int stop_fd;    /* readable once the thread has to end */
+	bool successor; /* what the host has under our name is ours, also after it lost us */
 	pthread_t thread;
 	_Atomic uint64_t joins, refusals, version_mismatches, host_starts;
 };
@@ -143,16 +144,23 @@ static int link_keep(struct tm_link *link, struct tm_conn *conn, const char *wha
 /* Hand over the ledger, then what shall be kept. */
 static int link_join(struct tm_link *link, struct tm_conn *conn)
 {
-	int rc = link_ask(link, conn, "join",
-		json_pack("{s:s,s:s,s:I,s:i}", "name", link->name, "type", link->type, "pid",
-			(json_int_t)getpid(), "protocol", TM_PROTO_VERSION),
-		link->params.ledger_fd);
+	json_t *arguments = json_pack("{s:s,s:s,s:I,s:i}", "name", link->name, "type", link->type,
+		"pid", (json_int_t)getpid(), "protocol", TM_PROTO_VERSION);
+	int rc;
+
+	if (link->successor)
+		json_object_set_new(arguments, "successor", json_true());
+	if (link->params.weight)
+		json_object_set_new(arguments, "weight", json_integer(link->params.weight));
+	rc = link_ask(link, conn, "join", arguments, link->params.ledger_fd);
 
 	/* The state first: a store is of no use without it. */
 	if (rc == 0)
 		rc = link_keep(link, conn, "state", link->params.state_fd);
 	if (rc == 0)
 		rc = link_keep(link, conn, "store", link->params.store_fd);
+	if (rc == 0)
+		link->successor = link->params.store_fd >= 0;
 	return rc;
 }
 
@@ -268,6 +276,7 @@ int tm_link_start(const struct tm_link_params *params, struct tm_link **ret_link
 	if (!link)
 		return -ENOMEM;
 	link->params = *params;
+	link->successor = params->successor;
 	link->name = strdup(params->name);
 	link->type = strdup(params->type);
 	link->socket = tm_socket_path(params->socket);
@@ -287,7 +296,16 @@ int tm_link_start(const struct tm_link_params *params, struct tm_link **ret_link
 	return rc;
 }
 
-/* One question to the host. 0, *ret_fd and *ret_reply (the caller's reference); -ENOENT. */
+/* What a refusal means. */
+static int refusal(const json_t *message)
+{
+	const char *class =
+		json_string_value(json_object_get(json_object_get(message, "error"), "class"));
+
+	return class && strcmp(class, tm_error_descs[TM_ERROR_BUSY].word) == 0 ? -EBUSY : -ENOENT;
+}
+
+/* One question to the host. 0, *ret_fd and *ret_reply (the caller's reference); -ENOENT; -EBUSY. */
 static int reclaim(struct tm_conn *conn, const char *name, const char *type, const char *what,
 	int *ret_fd, json_t **ret_reply)
 {
@@ -304,10 +322,11 @@ static int reclaim(struct tm_conn *conn, const char *name, const char *type, con
 		return rc;
 	fd = tm_conn_take_fd(conn);
 	if (fd < 0 || !json_object_get(message, "return")) {
+		rc = refusal(message);
 		json_decref(message);
 		if (fd >= 0)
 			close(fd);
-		return -ENOENT;
+		return rc;
 	}
 	*ret_fd = fd;
 	*ret_reply = message;

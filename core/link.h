@@ -36,12 +36,14 @@ struct tm_link_params {
 	const char *name;   /* of the client */
 	const char *type;   /* of front end */
 	const char *socket; /* NULL: tm_socket_path() */
+	uint32_t weight;    /* 0: the host's default */
 	int ledger_fd;      /* borrowed: must stay open until tm_link_stop() */
 	bool start_host;    /* run tmemd when nothing listens */
 
 	/* What the host shall keep when this process dies without tm_link_stop(): the mapping of
 	 * the store and the front end's own state. Borrowed like ledger_fd; -1: nothing. */
 	int store_fd, state_fd;
+	bool successor; /* they are what tm_link_reclaim() gave */
 
 	struct tm_link_ops ops;
 };
@@ -53,7 +55,8 @@ struct tm_legacy {
 };
 
 /* Ask the host for it. Waits for the host at most 2 s a question; starts none. 0 and *ret_legacy;
- * -ENOENT nothing there; -ENOENT, -ECONNREFUSED no host; -errno. */
+ * -ENOENT nothing there; -EBUSY such a client is alive; -ENOENT, -ECONNREFUSED no host; -ETIMEDOUT,
+ * -EAGAIN a host too busy to say; -errno. */
 int tm_link_reclaim(
 	const char *socket, const char *name, const char *type, struct tm_legacy *ret_legacy);
 

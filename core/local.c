@@ -4,6 +4,7 @@
  */
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -85,6 +86,11 @@ static void local_count(struct tmem *t, int pool, enum tm_stat stat, int64_t del
 	tm_store_count(store_of(t), pool, stat, delta);
 }
 
+static void local_usage(struct tmem *t, struct tm_usage *ret_usage)
+{
+	tm_store_usage(store_of(t), ret_usage);
+}
+
 static void local_close(struct tmem *t)
 {
 	struct local *l = (struct local *)t;
@@ -109,6 +115,7 @@ static const struct tmem_ops local_ops = {
 	.write = local_write,
 	.xchg = local_xchg,
 	.count = local_count,
+	.usage = local_usage,
 	.close = local_close,
 };
 
@@ -165,8 +172,32 @@ static bool wants_host(const char *socket)
 	return !socket || strcmp(socket, "none") != 0;
 }
 
-/* Take over what a predecessor left, else begin anew. *ret_state_fd is the predecessor's or -1. */
-static int open_store(struct local *l, const struct tm_open_params *params, int *ret_state_fd)
+/* Two processes that reclaim one store would write over each other. The lock goes with the process.
+ */
+static int lock_store(int fd)
+{
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+
+	if (fcntl(fd, F_SETLK, &lock) == 0)
+		return 0;
+	return errno == EACCES || errno == EAGAIN ? -EBUSY : -errno;
+}
+
+static int create_store(struct local *l, const struct tm_store_params *params)
+{
+	int rc = tm_store_create(params, &l->store);
+
+	if (rc < 0)
+		return rc;
+	rc = lock_store(tm_store_fd(l->store));
+	if (rc < 0)
+		tm_store_destroy(l->store);
+	return rc;
+}
+
+/* Take over what a predecessor left, else begin anew and leave *ret_legacy alone. */
+static int open_store(
+	struct local *l, const struct tm_open_params *params, struct tm_legacy *ret_legacy)
 {
 	struct tm_store_params store = {
 		.ledger = l->ledger,
@@ -175,36 +206,46 @@ static int open_store(struct local *l, const struct tm_open_params *params, int 
 		.resident = params->resident,
 		.patience_ms = params->patience_ms,
 	};
-	struct tm_legacy legacy;
-	int rc;
+	struct tm_legacy legacy = {-1, -1, 0};
+	int rc = -ENOENT;
 
-	*ret_state_fd = -1;
-	if (!params->survive || !wants_host(params->socket) ||
-		tm_link_reclaim(params->socket, params->name, params->type, &legacy) < 0)
-		return tm_store_create(&store, &l->store);
-
-	store.segment_bytes = legacy.segment_bytes;
-	rc = tm_store_recover(&store, legacy.store_fd, false, &l->store);
+	if (params->survive && wants_host(params->socket))
+		rc = tm_link_reclaim(params->socket, params->name, params->type, &legacy);
+	/* Not knowing is no reason to begin anew. */
+	if (rc == -EBUSY || rc == -ETIMEDOUT || rc == -EAGAIN)
+		return rc;
+	if (rc < 0) {
+		rc = create_store(l, &store);
+	} else {
+		store.segment_bytes = legacy.segment_bytes;
+		rc = lock_store(legacy.store_fd);
+		if (rc == 0)
+			rc = tm_store_recover(&store, legacy.store_fd, false, &l->store);
+	}
 	if (rc == 0) {
-		*ret_state_fd = legacy.state_fd;
+		*ret_legacy = legacy;
 		return 0;
 	}
-	close(legacy.store_fd);
+	if (legacy.store_fd >= 0)
+		close(legacy.store_fd);
 	if (legacy.state_fd >= 0)
 		close(legacy.state_fd);
 	return rc;
 }
 
-static int start_link(struct local *l, const struct tm_open_params *params, int state_fd)
+static int start_link(
+	struct local *l, const struct tm_open_params *params, bool successor, int state_fd)
 {
 	struct tm_link_params link = {
 		.name = params->name,
 		.type = params->type,
 		.socket = params->socket,
+		.weight = params->weight,
 		.ledger_fd = l->ledger_fd,
 		.start_host = params->start_host,
 		.store_fd = params->survive ? tm_store_fd(l->store) : -1,
 		.state_fd = state_fd,
+		.successor = successor,
 		.ops = {on_release, on_shrink, on_destroy, l},
 	};
 
@@ -214,9 +255,11 @@ static int start_link(struct local *l, const struct tm_open_params *params, int 
 int tm_open(const struct tm_open_params *params, struct tmem **ret_tmem)
 {
 	struct local *l;
+	struct tm_legacy legacy = {-1, -1, 0};
 	int rc, state_fd;
 
-	if (!is_good_name(params->name) || !is_good_name(params->type))
+	if (!is_good_name(params->name) || !is_good_name(params->type) ||
+		params->weight > TM_WEIGHT_MAX)
 		return -EINVAL;
 	if (params->resident)
 		tm_heap_settle();
@@ -229,16 +272,17 @@ int tm_open(const struct tm_open_params *params, struct tmem **ret_tmem)
 	rc = tm_ledger_create(&l->ledger, &l->ledger_fd);
 	if (rc < 0)
 		goto free_local;
-	rc = open_store(l, params, &state_fd);
+	rc = open_store(l, params, &legacy);
 	if (rc < 0)
 		goto close_ledger;
+	state_fd = legacy.state_fd;
 	if (params->state) {
 		state_fd = params->state(params->opaque, state_fd);
 		/* The store is left open: closing it would empty the mapping for everybody. */
 		if (state_fd < -1)
 			return state_fd;
 	}
-	rc = start_link(l, params, state_fd);
+	rc = start_link(l, params, legacy.store_fd >= 0, state_fd);
 	if (rc < 0)
 		goto destroy_store;
 	*ret_tmem = &l->tmem;

@@ -73,6 +73,12 @@ static void none_count(struct tmem *t, int pool, enum tm_stat stat, int64_t delt
 	(void)t, (void)pool, (void)stat, (void)delta;
 }
 
+static void none_usage(struct tmem *t, struct tm_usage *ret_usage)
+{
+	(void)t;
+	*ret_usage = (struct tm_usage){0};
+}
+
 static void none_close(struct tmem *t)
 {
 	(void)t;
@@ -90,6 +96,7 @@ static const struct tmem_ops none_ops = {
 	.write = none_write,
 	.xchg = none_xchg,
 	.count = none_count,
+	.usage = none_usage,
 	.close = none_close,
 };
 

@@ -154,6 +154,12 @@ static void sweep_segment(struct tm_store *s, uint32_t id, bool keep_all, uint32
 
 	if (!tm_segment_try_ref(s->arena, id))
 		return; /* its last page went meanwhile */
+
+	/* The last page went and somebody has it open again. */
+	if (atomic_load(&seg->state) != TM_SEGMENT_SEALED) {
+		tm_segment_unref(s->arena, id);
+		return;
+	}
 	w.pool = &s->pools[seg->owner->pool];
 	seg->swept = s->reclaim_pass;
 	while (going && offset < seg->tail) {

@@ -24,7 +24,8 @@ struct tm_arena {
 
 	struct tm_lock lock; /* of what follows */
 	uint32_t *free;      /* [count]: free ids from the bottom, ready ones from the top */
-	uint32_t free_count, ready_count;
+	_Atomic uint32_t free_count; /* read without the lock by tm_arena_taken() */
+	uint32_t ready_count;
 	uint32_t coming; /* segments that are just being made ready */
 	uint64_t next_birth;
 };
@@ -171,6 +172,11 @@ uint32_t tm_arena_segments(const struct tm_arena *a)
 	return a->count;
 }
 
+uint32_t tm_arena_taken(const struct tm_arena *a)
+{
+	return a->count - atomic_load_explicit(&a->free_count, memory_order_relaxed);
+}
+
 uint32_t tm_arena_segment_bytes(const struct tm_arena *a)
 {
 	return a->segment_bytes;
@@ -302,24 +308,25 @@ static void push_free(struct tm_arena *a, uint32_t id)
 }
 
 /* The reserve grows only where index nodes have some room beside it: making room for a node takes
- * from the reserve, which must not come back for it. What is the first of a reserve that is all
- * there is may be the headroom, which is of no use unless it is ready. */
-static bool has_room_to_fill(const struct tm_arena *a, bool first)
+ * from the reserve, which must not come back for it. Where nothing else may be opened, its first
+ * segment is the room that cleaning needs, and comes before everything. */
+static bool has_room_to_fill_locked(const struct tm_arena *a)
 {
-	uint64_t leave = first && a->reserve.only ? 0 : a->budget->headroom + a->segment_bytes / 8;
+	uint64_t leave = a->budget->headroom + a->segment_bytes / 8;
 
+	if (a->reserve.only && a->ready_count == 0)
+		leave = 0;
 	return tm_budget_used(a->budget) + a->segment_bytes + leave <= tm_budget_limit(a->budget);
 }
 
 int tm_arena_fill(struct tm_arena *a)
 {
-	bool first, wanted;
+	bool wanted;
 	uint32_t id = 0;
 	int rc;
 
 	tm_lock(&a->lock);
-	first = a->ready_count == 0;
-	wanted = is_short_locked(a) && a->free_count > 0 && has_room_to_fill(a, first);
+	wanted = is_short_locked(a) && a->free_count > 0 && has_room_to_fill_locked(a);
 	if (wanted) {
 		a->coming++;
 		id = a->free[--a->free_count];
@@ -328,7 +335,7 @@ int tm_arena_fill(struct tm_arena *a)
 	if (!wanted)
 		return 0;
 
-	rc = tm_budget_charge(a->budget, a->segment_bytes, a->reserve.only && first);
+	rc = tm_budget_charge(a->budget, a->segment_bytes, a->reserve.only);
 	if (rc == 0) {
 		rc = tm_memory_populate(
 			&a->memory, (uint64_t)id * a->segment_bytes, a->segment_bytes);
@@ -365,14 +372,23 @@ bool tm_arena_trim(struct tm_arena *a)
 	return true;
 }
 
+/* Segments that are ready but for cleaning alone. */
+static uint32_t kept_back(const struct tm_arena *a, bool privileged)
+{
+	return a->reserve.only && !privileged;
+}
+
 /* What is ready is charged already: it may be taken as long as the headroom stays. */
 static bool has_room_locked(const struct tm_arena *a, bool privileged)
 {
 	uint64_t used = tm_budget_used(a->budget), limit = tm_budget_limit(a->budget);
 	uint64_t ready = (uint64_t)a->ready_count * a->segment_bytes;
-	uint64_t need = a->segment_bytes + (privileged ? 0 : a->budget->headroom);
+	uint64_t need = (1 + kept_back(a, privileged)) * (uint64_t)a->segment_bytes;
 
-	return used + need <= limit + ready;
+	if (a->reserve.only)
+		return ready >= need ||
+			used + need + a->segment_bytes / 8 <= limit + ready; /* can be filled */
+	return used + need + (privileged ? 0 : a->budget->headroom) <= limit + ready;
 }
 
 bool tm_arena_has_room(struct tm_arena *a)
@@ -420,7 +436,7 @@ static int take_id(struct tm_arena *a, bool privileged, uint32_t *ret_id, uint64
 	tm_lock(&a->lock);
 	if (a->reserve.target > 0 && !has_room_locked(a, privileged)) {
 		rc = -ENOMEM;
-	} else if (a->ready_count > 0) {
+	} else if (a->ready_count > kept_back(a, privileged)) {
 		*ret_id = pop_ready_locked(a);
 		low = is_short_locked(a);
 	} else if (a->reserve.only) {

@@ -111,6 +111,7 @@ void tm_segment_adopt(struct tm_arena *a, uint32_t id, const struct tm_owner *ow
 void tm_arena_populate(struct tm_arena *a);
 
 uint32_t tm_arena_segments(const struct tm_arena *a); /* how many there are, used or not */
+uint32_t tm_arena_taken(const struct tm_arena *a);    /* how many of them are charged now */
 uint32_t tm_arena_segment_bytes(const struct tm_arena *a);
 bool tm_arena_huge(const struct tm_arena *a);
 int tm_arena_fd(const struct tm_arena *a); /* of the mapping; stays the arena's */
@@ -123,8 +124,9 @@ uint64_t tm_arena_released(const struct tm_arena *a);
  * Freed segments go to it while it is short, else back to the operating system.
  *
  * Keep `target` segments ready; call `low`, holding no lock of the arena's, whenever one was taken
- * and fewer are left. `only`: open nothing but ready segments, and do not count them as freeable.
- * Before other threads know the arena. A reserve of 0 (the default) is none.
+ * and fewer are left. `only`: open nothing but ready segments, keep one of them for privileged
+ * opens instead of the budget's headroom, and do not count them as freeable. Before other threads
+ * know the arena. A reserve of 0 (the default) is none.
  */
 struct tm_reserve {
 	uint32_t target;

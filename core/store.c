@@ -42,6 +42,7 @@ static int store_open(const struct tm_store_params *params, int fd, struct tm_st
 	s->budget.opaque = params->opaque;
 	atomic_store(&ledger->segment_bytes, segment_bytes);
 	atomic_store(&ledger->huge_pages, tm_arena_huge(s->arena));
+	atomic_store(&ledger->resident, params->resident);
 	tm_budget_report(&s->budget);
 	*ret_store = s;
 	return 0;
@@ -295,4 +296,27 @@ void tm_store_count(struct tm_store *s, int id, enum tm_stat stat, int64_t delta
 		return;
 	tm_stat_add(p, stat, (uint64_t)delta);
 	tm_pool_leave(p);
+}
+
+void tm_store_usage(struct tm_store *s, struct tm_usage *ret_usage)
+{
+	uint64_t segment = tm_arena_segment_bytes(s->arena), open = segment;
+	uint64_t taken = tm_arena_taken(s->arena) * segment;
+	uint64_t used = tm_budget_used(&s->budget), limit = tm_budget_limit(&s->budget);
+	uint64_t live = used - TM_MIN(used, taken); /* tables and nodes */
+
+	for (int id = 0; id < TM_POOLS_MAX; id++) {
+		struct tm_pool *p = tm_pool_enter(s, id);
+
+		if (!p)
+			continue;
+		live += atomic_load_explicit(&p->stat[TM_STAT_PAYLOAD_BYTES], memory_order_relaxed);
+		open += (p->log.heads + 1) * segment;
+		tm_pool_leave(p);
+	}
+	*ret_usage = (struct tm_usage){
+		.live_bytes = live,
+		.limit_bytes = limit - TM_MIN(limit, open),
+		.frozen = atomic_load_explicit(&s->ledger->frozen, memory_order_relaxed),
+	};
 }

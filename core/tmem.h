@@ -82,6 +82,14 @@ struct tm_pool_params {
 
 struct tmem;
 
+/* How full a tmem is, at some recent moment. */
+struct tm_usage {
+	uint64_t live_bytes;  /* what the stored pages need; space of dead ones is had back */
+	uint64_t limit_bytes; /* what live_bytes can come to: the limit or grant of now, less what
+			       * is kept free for moving pages and appending them */
+	bool frozen;          /* every put is refused */
+};
+
 /*
  * What a tmem can do. Implementations: none (every call -ENOSYS) and local (a store in this
  * process). Every call copies, is thread safe, keeps no pointer, and blocks no longer than
@@ -134,6 +142,10 @@ struct tmem_ops {
 	 * nothing. */
 	void (*count)(struct tmem *t, int pool, enum tm_stat stat, int64_t delta);
 
+	/* How much room there is. Near the limit a put may be refused all the same: room is made in
+	 * whole segments, for certain only up to 7/8 of it. */
+	void (*usage)(struct tmem *t, struct tm_usage *ret_usage);
+
 	/* Leave the host, drop every pool, free `t`. No other call may be under way. */
 	void (*close)(struct tmem *t);
 };
@@ -150,6 +162,7 @@ struct tm_open_params {
 		*socket; /* the host's; NULL: $TMEM_SOCKET or the default; either "none": no host */
 	uint64_t limit;  /* most bytes this client may ever use, all counted; 0: TM_LIMIT_DEFAULT */
 	bool start_host; /* start tmemd when nothing answers on the socket */
+	uint32_t weight; /* its part of the memory that is short, as in `tmemctl set`; 0: default */
 
 	/*
 	 * Resident: for a device that its own machine swaps to. No call faults or allocates memory:
@@ -180,6 +193,10 @@ struct tm_open_params {
 	void *opaque;
 };
 
+#define TM_WEIGHT_DEFAULT 100
+#define TM_WEIGHT_MIN     1
+#define TM_WEIGHT_MAX     10000
+
 /* A quarter of RAM, and at least TM_LIMIT_MIN. Also the default `limit` of every front end. */
 uint64_t tm_limit_default(void);
 
@@ -189,8 +206,10 @@ uint64_t tm_limit_default(void);
 /*
  * Open the local implementation: reserve address space, create the ledger, join the host in the
  * background (this never waits for it). Starts a thread: call it after the last fork.
- * 0 and *ret_tmem, which the caller closes with ops->close; -EINVAL bad name or limit;
- * -ENAMETOOLONG; -ENOMEM; or the errno of memfd_create, mmap, pthread_create.
+ * 0 and *ret_tmem, which the caller closes with ops->close; -EINVAL bad name, limit or weight;
+ * -ENAMETOOLONG; -ENOMEM; with `survive` also -EBUSY a client of this name is alive, -ETIMEDOUT a
+ * host that does not answer (what it may have kept is not given up for that); or the errno of
+ * memfd_create, mmap, pthread_create.
  */
 int tm_open(const struct tm_open_params *params, struct tmem **ret_tmem);
 

@@ -59,8 +59,7 @@ static unsigned int fallback_span(const struct tm_chunk *c, unsigned int i)
 	return n;
 }
 
-/* How many bits from i on are set. */
-static unsigned int mask_span(uint32_t mask, unsigned int i)
+unsigned int tm_mask_span(uint32_t mask, unsigned int i)
 {
 	unsigned int n = 0;
 
@@ -71,30 +70,49 @@ static unsigned int mask_span(uint32_t mask, unsigned int i)
 
 /* --- a page leaves one place for another ------------------------------------------------------ */
 
-static void set_place_locked(struct tm_chunk *c, unsigned int i, enum tm_place to)
+/* The page is at `to` from now on, where it has been stored already. */
+static void set_place_locked(struct tm_chunk *c, unsigned int i, enum tm_place to, uint8_t hints)
 {
 	struct tm_device *d = c->device;
-	enum tm_place from = place_of(c, i);
+	uint8_t old = tm_page_byte(d, c->first + i);
+	enum tm_place from = old & TM_PLACE_MASK;
 
+	if (old == (to | hints))
+		return;
+	atomic_store_explicit(&d->map[c->first + i], to | hints, memory_order_release);
 	if (from == to)
 		return;
-	atomic_store_explicit(&d->map[c->first + i], to, memory_order_release);
 	if (from == TM_ON_FALLBACK)
 		c->left |= 1u << i;
 	if (from == TM_ON_FALLBACK || to == TM_ON_FALLBACK)
 		tm_device_count(d, TM_STAT_FALLBACK_PAGES, to == TM_ON_FALLBACK ? 1 : -1);
-	if (from == TM_IN_TMEM)
+	if (to == TM_IN_TMEM)
+		tm_writeback_grew(d->writeback, atomic_fetch_add(&d->in_tmem, 1) + 1);
+	if (from == TM_IN_TMEM) {
+		atomic_fetch_sub(&d->in_tmem, 1);
 		d->tmem->ops->flush_page(d->tmem, d->pool, &device_oid, (uint32_t)(c->first + i));
+	}
 }
 
 static void forget_locked(struct tm_chunk *c, unsigned int i)
 {
-	set_place_locked(c, i, TM_NOWHERE);
+	set_place_locked(c, i, TM_NOWHERE, 0);
+}
+
+/* True if it was touched already. */
+static bool touch(struct tm_chunk *c, unsigned int i)
+{
+	_Atomic uint8_t *byte = &c->device->map[c->first + i];
+
+	if (atomic_load_explicit(byte, memory_order_relaxed) & TM_PAGE_TOUCHED)
+		return true;
+	atomic_fetch_or_explicit(byte, TM_PAGE_TOUCHED, memory_order_relaxed);
+	return false;
 }
 
 /* Offer a whole page to tmem. `write` keeps the old page when it refuses, `put` would not: so a
  * page in tmem is written, any other is put. 0, or refused for whatever reason. */
-static int store_locked(struct tm_chunk *c, unsigned int i, const uint8_t *page)
+static int store_locked(struct tm_chunk *c, unsigned int i, const uint8_t *page, uint8_t hints)
 {
 	struct tm_device *d = c->device;
 	const struct tmem_ops *ops = d->tmem->ops;
@@ -102,14 +120,16 @@ static int store_locked(struct tm_chunk *c, unsigned int i, const uint8_t *page)
 	int rc;
 
 	if (place_of(c, i) == TM_IN_TMEM)
-		return ops->write(d->tmem, d->pool, &device_oid, index, 0, TM_DEVICE_PAGE, page);
-	rc = ops->put(d->tmem, d->pool, &device_oid, index, page);
+		rc = ops->write(d->tmem, d->pool, &device_oid, index, 0, TM_DEVICE_PAGE, page);
+	else
+		rc = ops->put(d->tmem, d->pool, &device_oid, index, page);
 	if (rc == 0)
-		set_place_locked(c, i, TM_IN_TMEM);
+		set_place_locked(c, i, TM_IN_TMEM, hints);
 	return rc;
 }
 
-/* Write all refused pages to the fallback, neighbours together. */
+/* Write the pages that are to go to the fallback, neighbours together. They count as not touched
+ * there: it takes reads to bring them back. */
 static int spill_locked(struct tm_chunk *c)
 {
 	struct tm_device *d = c->device;
@@ -117,7 +137,7 @@ static int spill_locked(struct tm_chunk *c)
 	for (unsigned int i = 0, n; i < c->pages; i += n) {
 		int rc;
 
-		n = mask_span(c->refused, i);
+		n = tm_mask_span(c->spill, i);
 		if (n == 0) {
 			n = 1;
 			continue;
@@ -125,11 +145,12 @@ static int spill_locked(struct tm_chunk *c)
 		rc = tm_fallback_write(d->fallback, c->first + i, n, buffer_page(c, i));
 		if (rc < 0) {
 			tm_device_count(d, TM_STAT_FALLBACK_ERRORS, 1);
+			c->left |= c->spill; /* what got there before the error goes again */
 			return rc;
 		}
 		tm_device_count(d, TM_STAT_FALLBACK_WRITES, n);
 		for (unsigned int k = i; k < i + n; k++)
-			set_place_locked(c, k, TM_ON_FALLBACK);
+			set_place_locked(c, k, TM_ON_FALLBACK, c->raw >> k & 1 ? TM_PAGE_RAW : 0);
 	}
 	return 0;
 }
@@ -142,10 +163,12 @@ static int load_locked(struct tm_chunk *c, unsigned int i, unsigned int n)
 	struct tm_device *d = c->device;
 	int rc = tm_fallback_read(d->fallback, c->first + i, n, buffer_page(c, i));
 
-	if (rc < 0)
-		tm_device_count(d, TM_STAT_FALLBACK_ERRORS, 1);
-	else
+	if (rc == 0)
 		tm_device_count(d, TM_STAT_FALLBACK_READS, n);
+	else
+		tm_device_count(d, TM_STAT_FALLBACK_ERRORS, 1);
+	if (rc == -EBADMSG)
+		tm_device_count(d, TM_STAT_CORRUPT, 1);
 	return rc;
 }
 
@@ -165,6 +188,21 @@ static int fetch_locked(
 	return rc < 0 ? -EIO : 0;
 }
 
+/* The pages were read from the fallback: should they come back? */
+static void want(struct tm_chunk *c, unsigned int i, unsigned int n)
+{
+	bool compress = false, again = false;
+
+	for (unsigned int k = i; k < i + n; k++) {
+		bool raw = tm_page_byte(c->device, c->first + k) & TM_PAGE_RAW;
+
+		compress |= !raw;
+		again |= touch(c, k) && !raw;
+	}
+	if (compress)
+		tm_writeback_want(c->device->writeback, c->first + i, again);
+}
+
 int tm_chunk_read_locked(struct tm_chunk *c, uint8_t *ret_buf)
 {
 	int rc = 0;
@@ -178,6 +216,7 @@ int tm_chunk_read_locked(struct tm_chunk *c, uint8_t *ret_buf)
 			memset(ret_buf + s.at, 0, s.length);
 			break;
 		case TM_IN_TMEM:
+			touch(c, i);
 			rc = fetch_locked(c, i, s.offset, s.length, ret_buf + s.at);
 			break;
 		case TM_ON_FALLBACK:
@@ -187,6 +226,7 @@ int tm_chunk_read_locked(struct tm_chunk *c, uint8_t *ret_buf)
 				s = slice_of(c, k);
 				memcpy(ret_buf + s.at, buffer_page(c, k) + s.offset, s.length);
 			}
+			want(c, i, n);
 			break;
 		}
 	}
@@ -242,13 +282,18 @@ static int write_page_locked(struct tm_chunk *c, unsigned int i, const uint8_t *
 			return 0;
 		}
 	}
-	if (store_locked(c, i, page) == 0)
+	rc = store_locked(c, i, page, TM_PAGE_TOUCHED);
+	if (rc == 0)
 		return 0;
 	if (!c->device->fallback)
 		return -ENOSPC;
+	if (rc == -ENOMEM)
+		tm_writeback_refused(c->device->writeback);
+	if (rc == -E2BIG)
+		c->raw |= 1u << i;
 	if (page == from)
 		memcpy(buffer_page(c, i), page, TM_DEVICE_PAGE);
-	c->refused |= 1u << i;
+	c->spill |= 1u << i;
 	return 0;
 }
 
@@ -258,8 +303,21 @@ int tm_chunk_write_locked(struct tm_chunk *c, const uint8_t *buf)
 
 	for (unsigned int i = 0; i < c->pages && rc == 0; i++)
 		rc = write_page_locked(c, i, buf);
-	spilled = c->refused ? spill_locked(c) : 0;
+	spilled = c->spill ? spill_locked(c) : 0;
 	return rc < 0 ? rc : spilled;
+}
+
+/* Offer a page that was read from the fallback to tmem. */
+static int restore_locked(struct tm_chunk *c, unsigned int i, uint8_t hints)
+{
+	struct tm_device *d = c->device;
+	int rc = store_locked(c, i, buffer_page(c, i), hints);
+
+	if (rc == 0)
+		tm_device_count(d, TM_STAT_BROUGHT_BACK, 1);
+	if (rc == -E2BIG)
+		atomic_fetch_or_explicit(&d->map[c->first + i], TM_PAGE_RAW, memory_order_relaxed);
+	return rc;
 }
 
 int tm_chunk_cache_locked(struct tm_chunk *c)
@@ -274,7 +332,7 @@ int tm_chunk_cache_locked(struct tm_chunk *c)
 		}
 		rc = load_locked(c, i, n);
 		for (unsigned int k = i; k < i + n && rc == 0; k++)
-			(void)store_locked(c, k, buffer_page(c, k));
+			(void)restore_locked(c, k, TM_PAGE_TOUCHED);
 	}
 	return rc;
 }
@@ -287,9 +345,58 @@ void tm_chunk_trim_locked(struct tm_chunk *c)
 	if (c->length == TM_RUN_BYTES)
 		return; /* the run's blocks go all at once */
 	for (unsigned int i = 0, n; i < c->pages; i += n) {
-		n = mask_span(c->left, i);
+		n = tm_mask_span(c->left, i);
 		if (n > 0)
 			tm_fallback_discard(c->device->fallback, c->first + i, n);
 		n = TM_MAX(n, 1u);
 	}
+}
+
+/* --- write-back ------------------------------------------------------------------------------- */
+
+/* The chunk's pages whose byte has `value` in the bits of `mask`. */
+static uint32_t pages_with(const struct tm_chunk *c, uint8_t mask, uint8_t value)
+{
+	uint32_t found = 0;
+
+	for (unsigned int i = 0; i < c->pages; i++)
+		if ((tm_page_byte(c->device, c->first + i) & mask) == value)
+			found |= 1u << i;
+	return found;
+}
+
+int tm_chunk_write_back_locked(struct tm_chunk *c)
+{
+	uint32_t cold = pages_with(c, TM_PLACE_MASK | TM_PAGE_TOUCHED, TM_IN_TMEM);
+	int rc;
+
+	for (unsigned int i = 0; i < c->pages; i++)
+		if (cold >> i & 1 && fetch_locked(c, i, 0, TM_DEVICE_PAGE, buffer_page(c, i)) == 0)
+			c->spill |= 1u << i;
+	rc = spill_locked(c);
+	cold = c->spill & pages_with(c, TM_PLACE_MASK, TM_ON_FALLBACK);
+	tm_device_count(c->device, TM_STAT_WRITTEN_BACK, __builtin_popcount(cold));
+	return rc;
+}
+
+int tm_chunk_bring_back_locked(struct tm_chunk *c)
+{
+	uint32_t mask = pages_with(c, TM_PLACE_MASK | TM_PAGE_RAW, TM_ON_FALLBACK);
+	int rc = 0;
+
+	for (unsigned int i = 0, n; i < c->pages && rc == 0; i += n) {
+		n = tm_mask_span(mask, i);
+		if (n == 0) {
+			n = 1;
+			continue;
+		}
+		rc = load_locked(c, i, n);
+		for (unsigned int k = i; k < i + n && rc == 0; k++) {
+			rc = restore_locked(
+				c, k, tm_page_byte(c->device, c->first + k) & TM_PAGE_TOUCHED);
+			if (rc == -E2BIG)
+				rc = 0;
+		}
+	}
+	return rc;
 }

@@ -3,22 +3,36 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/util.h"
 #include "nbd-plugin/chunk.h"
 
 /* --- life ------------------------------------------------------------------------------------- */
 
-static const uint8_t *fallback_id(const struct tm_device *d)
+static struct tm_state_kind kind_of(const struct tm_device *d)
 {
-	static const uint8_t none[TM_FALLBACK_ID_BYTES];
+	struct tm_state_kind kind = {.pages = d->pages};
 
-	return d->fallback ? tm_fallback_id(d->fallback) : none;
+	if (d->fallback) {
+		memcpy(kind.fallback, tm_fallback_id(d->fallback), sizeof(kind.fallback));
+		kind.encrypted = tm_fallback_is_encrypted(d->fallback);
+	}
+	return kind;
+}
+
+/* The state is the one to go on with. */
+static int use_state(struct tm_device *d, int *ret_state_fd)
+{
+	d->map = tm_state_map(d->state);
+	*ret_state_fd = tm_state_fd(d->state);
+	return d->fallback ? tm_fallback_bind(d->fallback, d->state) : 0;
 }
 
 int tm_device_create(uint64_t bytes, struct tm_fallback *fallback, struct tm_device **ret_device)
 {
 	struct tm_device *d = calloc(1, sizeof(*d));
+	struct tm_state_kind kind;
 
 	if (!d)
 		return -ENOMEM;
@@ -27,7 +41,8 @@ int tm_device_create(uint64_t bytes, struct tm_fallback *fallback, struct tm_dev
 	if (tm_buffers_create(TM_DEV_BUFFERS, TM_RUN_BYTES, &d->buffers) < 0)
 		goto free_device;
 	d->fallback = fallback;
-	if (tm_state_create(d->pages, fallback_id(d), &d->state) < 0)
+	kind = kind_of(d);
+	if (tm_state_create(&kind, &d->state) < 0)
 		goto free_buffers;
 	d->map = tm_state_map(d->state);
 	d->tmem = tm_none();
@@ -46,32 +61,29 @@ free_device:
 int tm_device_begin(struct tm_device *d, int *ret_state_fd)
 {
 	int rc = d->fallback ? tm_fallback_reset(d->fallback) : 0;
+	struct tm_state_kind kind = kind_of(d);
 
 	/* The state names the fallback as it is now. */
 	tm_state_destroy(d->state);
 	d->state = NULL;
 	if (rc == 0)
-		rc = tm_state_create(d->pages, fallback_id(d), &d->state);
-	if (rc < 0)
-		return rc;
-	d->map = tm_state_map(d->state);
-	*ret_state_fd = tm_state_fd(d->state);
-	return 0;
+		rc = tm_state_create(&kind, &d->state);
+	return rc < 0 ? rc : use_state(d, ret_state_fd);
 }
 
 int tm_device_resume(
 	struct tm_device *d, int fd, int *ret_state_fd, char ret_reason[static TM_STATE_REASON_MAX])
 {
+	struct tm_state_kind kind = kind_of(d);
 	struct tm_state *state;
-	int rc = tm_state_adopt(fd, d->pages, fallback_id(d), &state, ret_reason);
+	int rc = tm_state_adopt(fd, &kind, &state, ret_reason);
 
 	if (rc < 0)
 		return rc;
 	tm_state_destroy(d->state);
 	d->state = state;
-	d->map = tm_state_map(state);
-	*ret_state_fd = tm_state_fd(state);
-	return 0;
+	d->resumed = true;
+	return use_state(d, ret_state_fd);
 }
 
 /* After a kill tmem may hold pages that nobody was promised, or that were given up already. */
@@ -79,18 +91,22 @@ static void settle_pages(struct tm_device *d)
 {
 	static const struct tm_oid oid = TM_DEVICE_OID;
 	int64_t on_fallback = 0;
+	uint64_t in_tmem = 0;
 
 	for (uint64_t n = 0; n < d->pages; n++) {
 		enum tm_place place = tm_place_of(d, n);
 
 		on_fallback += place == TM_ON_FALLBACK;
+		in_tmem += place == TM_IN_TMEM;
 		if (place != TM_IN_TMEM)
 			d->tmem->ops->flush_page(d->tmem, d->pool, &oid, (uint32_t)n);
 	}
 	tm_device_count(d, TM_STAT_FALLBACK_PAGES, on_fallback);
+	atomic_store(&d->in_tmem, in_tmem);
 }
 
-int tm_device_attach(struct tm_device *d, struct tmem *tmem, const char *pool_name)
+int tm_device_attach(
+	struct tm_device *d, struct tmem *tmem, const char *pool_name, uint64_t writeback)
 {
 	struct tm_pool_params params = {
 		.flags = tm_pool_flags(TM_POOL_PERSIST, 0),
@@ -103,14 +119,16 @@ int tm_device_attach(struct tm_device *d, struct tmem *tmem, const char *pool_na
 	d->pool = tmem->ops->new_pool(tmem, &params);
 	if (d->pool < 0)
 		return d->pool;
-	settle_pages(d);
-	return 0;
+	if (d->resumed)
+		settle_pages(d);
+	return d->fallback && writeback ? tm_writeback_start(d, writeback, &d->writeback) : 0;
 }
 
 void tm_device_destroy(struct tm_device *d)
 {
 	if (!d)
 		return;
+	tm_writeback_stop(d->writeback);
 	d->tmem->ops->close(d->tmem);
 	tm_fallback_close(d->fallback);
 	tm_state_destroy(d->state);
@@ -134,8 +152,7 @@ static void unlock_pages(struct tm_device *d, uint64_t first, unsigned int count
 		pthread_mutex_unlock(&d->locks[(first + i) % TM_LOCKS]);
 }
 
-/* The bytes from `offset` to the end of their run, `count` at most. */
-static struct tm_chunk chunk_at(struct tm_device *d, uint64_t offset, uint64_t count)
+struct tm_chunk tm_chunk_at(struct tm_device *d, uint64_t offset, uint64_t count)
 {
 	uint64_t to_end = TM_RUN_BYTES - offset % TM_RUN_BYTES;
 	uint64_t length = TM_MIN(count, to_end);
@@ -173,12 +190,12 @@ static void empty_run(struct tm_device *d, uint64_t page)
 	unlock_pages(d, first, count);
 }
 
-static void lock_chunk(struct tm_chunk *c)
+void tm_chunk_lock(struct tm_chunk *c)
 {
 	lock_pages(c->device, c->first, c->pages);
 }
 
-static void unlock_chunk(struct tm_chunk *c)
+void tm_chunk_unlock(struct tm_chunk *c)
 {
 	if (c->buffer)
 		tm_buffers_put(c->device->buffers, c->buffer);
@@ -195,11 +212,11 @@ int tm_device_read(struct tm_device *d, void *ret_buf, uint32_t count, uint64_t 
 	int rc = 0;
 
 	while (count > 0 && rc == 0) {
-		struct tm_chunk c = chunk_at(d, offset, count);
+		struct tm_chunk c = tm_chunk_at(d, offset, count);
 
-		lock_chunk(&c);
+		tm_chunk_lock(&c);
 		rc = tm_chunk_read_locked(&c, to);
-		unlock_chunk(&c);
+		tm_chunk_unlock(&c);
 		to += c.length, offset += c.length, count -= c.length;
 	}
 	return rc;
@@ -211,11 +228,11 @@ int tm_device_write(struct tm_device *d, const void *buf, uint32_t count, uint64
 	int rc = 0;
 
 	while (count > 0 && rc == 0) {
-		struct tm_chunk c = chunk_at(d, offset, count);
+		struct tm_chunk c = tm_chunk_at(d, offset, count);
 
-		lock_chunk(&c);
+		tm_chunk_lock(&c);
 		rc = tm_chunk_write_locked(&c, from);
-		unlock_chunk(&c);
+		tm_chunk_unlock(&c);
 		from += c.length, offset += c.length, count -= c.length;
 	}
 	return rc;
@@ -233,12 +250,12 @@ int tm_device_zero(struct tm_device *d, uint32_t count, uint64_t offset)
 	int rc = 0;
 
 	while (count > 0 && rc == 0) {
-		struct tm_chunk c = chunk_at(d, offset, count);
+		struct tm_chunk c = tm_chunk_at(d, offset, count);
 
 		if (!is_hole(&c)) {
-			lock_chunk(&c);
+			tm_chunk_lock(&c);
 			rc = tm_chunk_write_locked(&c, NULL);
-			unlock_chunk(&c);
+			tm_chunk_unlock(&c);
 		}
 		offset += c.length, count -= c.length;
 	}
@@ -248,12 +265,12 @@ int tm_device_zero(struct tm_device *d, uint32_t count, uint64_t offset)
 int tm_device_trim(struct tm_device *d, uint32_t count, uint64_t offset)
 {
 	while (count > 0) {
-		struct tm_chunk c = chunk_at(d, offset, count);
+		struct tm_chunk c = tm_chunk_at(d, offset, count);
 
 		if (!is_hole(&c)) {
-			lock_chunk(&c);
+			tm_chunk_lock(&c);
 			tm_chunk_trim_locked(&c);
-			unlock_chunk(&c);
+			tm_chunk_unlock(&c);
 		}
 		offset += c.length, count -= c.length;
 	}
@@ -265,12 +282,12 @@ int tm_device_cache(struct tm_device *d, uint32_t count, uint64_t offset)
 	int rc = 0;
 
 	while (count > 0 && rc == 0) {
-		struct tm_chunk c = chunk_at(d, offset, count);
+		struct tm_chunk c = tm_chunk_at(d, offset, count);
 
 		if (run_has(d, c.first, c.pages, 1u << TM_ON_FALLBACK)) {
-			lock_chunk(&c);
+			tm_chunk_lock(&c);
 			rc = tm_chunk_cache_locked(&c);
-			unlock_chunk(&c);
+			tm_chunk_unlock(&c);
 		}
 		offset += c.length, count -= c.length;
 	}

@@ -6,7 +6,8 @@
  *      v                                                      |              |
  *   nowhere --------- put accepted: store_locked() -------> tmem             |
  *   (zeros)                                                   ^ |            |
- *      |         write or cache, put accepted: store_locked() | | write refused: spill_locked()
+ *      |       write, cache, or read and brought back (see    | | write refused, or cold and
+ *      |       writeback.h), put accepted: store_locked()     | | written back: spill_locked()
  *      |                                                      | v            |
  *      +--- put refused, fallback written: spill_locked() -> fallback -------+
  *
@@ -14,8 +15,8 @@
  *   1. A page's place is changed only under its lock, after the new place holds the new content and
  *      before the old one is given up.
  *   2. A failed write leaves the page as it was (on the fallback itself: as the disk left it).
- *   3. Requests allocate no memory. A device has, for good, one byte a page (1/4096 of its size)
- *      and 2 MiB of buffers.
+ *   3. Requests and write-back allocate no memory. A device has, for good, one byte a page (1/4096
+ * of its size) and 2.1 MiB of buffers.
  *   4. Of a run in which no page is on the fallback, nothing takes up disk space there.
  *
  * Requests are cut into chunks: the part that lies in one run of 32 pages (128 KiB), aligned. A
@@ -54,8 +55,11 @@ int tm_device_resume(struct tm_device *d, int fd, int *ret_state_fd,
 	char ret_reason[static TM_STATE_REASON_MAX]);
 
 /* Give the device its memory: a persistent pool of `tmem`, which becomes the device's even on
- * failure. Before this every put counts as refused. 0 or new_pool's error. */
-int tm_device_attach(struct tm_device *d, struct tmem *tmem, const char *pool_name);
+ * failure. Before this every put counts as refused. `writeback` bytes a second may move between
+ * memory and fallback unasked (0: none); that is a thread's work, so call this after the last fork.
+ * 0, new_pool's error or pthread_create's. */
+int tm_device_attach(
+	struct tm_device *d, struct tmem *tmem, const char *pool_name, uint64_t writeback);
 
 void tm_device_destroy(struct tm_device *d);
 

@@ -12,7 +12,10 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 
+#include <xxhash.h>
+
 #include "core/util.h"
+#include "nbd-plugin/crypt.h"
 
 #define MAGIC   "tmem fallback\n"
 #define VERSION 1u
@@ -33,6 +36,8 @@ struct tm_fallback {
 	bool regular; /* else a block device */
 	uint64_t pages;
 	uint8_t id[TM_FALLBACK_ID_BYTES]; /* zeros: the file has no header yet */
+	struct tm_crypt *crypt;           /* NULL: pages lie there as they are */
+	struct tm_state *state;           /* since tm_fallback_bind; not ours */
 	/* Writes that have returned, and how many of them a sync has covered: a flag that a sync
 	 * clears would forget the write that returns while the sync runs. */
 	_Atomic uint64_t written, synced;
@@ -128,7 +133,7 @@ static int make_room(const struct tm_fallback *f, uint64_t have)
 	if (have >= want)
 		return 0;
 	if (!f->regular)
-		return -ENOSPC;
+		return -ERANGE;
 	return ftruncate(f->fd, (off_t)want) < 0 ? -errno : 0;
 }
 
@@ -158,6 +163,12 @@ int tm_fallback_reset(struct tm_fallback *f)
 	if (f->regular && ftruncate(f->fd, 0) < 0)
 		return -errno;
 	return make_room(f, f->regular ? 0 : UINT64_MAX) < 0 ? -errno : write_header(f);
+}
+
+int tm_fallback_bind(struct tm_fallback *f, struct tm_state *s)
+{
+	f->state = s;
+	return f->crypt ? tm_crypt_key(f->crypt, tm_state_key(s)) : 0;
 }
 
 const uint8_t *tm_fallback_id(const struct tm_fallback *f)
@@ -205,9 +216,13 @@ static const char *reason_for(int rc)
 {
 	switch (rc) {
 	case -EBUSY:
-		return "another server uses it, or it is mounted";
+		return "another server uses it, or it is mounted or swapped to";
 	case -EEXIST:
 		return "it holds something that is not tmem's; remove it or name another file";
+	case -ERANGE:
+		return "too small for size= and one page more";
+	case -ENOPKG:
+		return "libcrypto has no AES-256-XTS here; encrypt=no does without";
 	case -EINVAL:
 		return "it is neither a regular file nor a block device";
 	default:
@@ -215,8 +230,16 @@ static const char *reason_for(int rc)
 	}
 }
 
-int tm_fallback_open(const char *path, uint64_t pages, struct tm_fallback **ret_fallback,
-	char ret_reason[static TM_FALLBACK_REASON_MAX])
+static void free_fallback(struct tm_fallback *f)
+{
+	if (f->fd >= 0)
+		close(f->fd);
+	tm_crypt_destroy(f->crypt);
+	free(f);
+}
+
+int tm_fallback_open(const char *path, uint64_t pages, bool encrypt,
+	struct tm_fallback **ret_fallback, char ret_reason[static TM_FALLBACK_REASON_MAX])
 {
 	struct tm_fallback *f = calloc(1, sizeof(*f));
 	uint64_t bytes = 0;
@@ -229,15 +252,15 @@ int tm_fallback_open(const char *path, uint64_t pages, struct tm_fallback **ret_
 	f->pages = pages;
 	f->fd = open_file(path, &f->direct);
 	rc = f->fd < 0 ? f->fd : claim(f, &bytes);
+	if (rc == 0 && encrypt)
+		rc = tm_crypt_create(&f->crypt);
 	if (rc == 0)
 		rc = make_room(f, bytes);
 	if (rc == 0)
 		rc = claim_header(f);
 	snprintf(ret_reason, TM_FALLBACK_REASON_MAX, "%s", rc < 0 ? reason_for(rc) : "");
 	if (rc < 0) {
-		if (f->fd >= 0)
-			close(f->fd);
-		free(f);
+		free_fallback(f);
 		return rc;
 	}
 	*ret_fallback = f;
@@ -249,23 +272,61 @@ void tm_fallback_close(struct tm_fallback *f)
 	if (!f)
 		return;
 	/* Without the pages in RAM what lies here is of no use to anybody. If it cannot be cut off,
-	 * the space stays taken until the next start. */
-	if (f->regular)
+	 * the space stays taken until the next start. What no device was bound to may be what a
+	 * server that was killed left. */
+	if (f->regular && f->state)
 		(void)!ftruncate(f->fd, TM_FALLBACK_PAGE);
-	close(f->fd);
-	free(f);
+	free_fallback(f);
+}
+
+/* --- pages ------------------------------------------------------------------------------------ */
+
+static uint32_t sum_of(const void *page)
+{
+	return (uint32_t)XXH3_64bits(page, TM_FALLBACK_PAGE);
 }
 
 int tm_fallback_read(struct tm_fallback *f, uint64_t n, unsigned int count, void *ret_pages)
 {
-	return read_at(f->fd, ret_pages, (size_t)count * TM_FALLBACK_PAGE, place(n));
+	const uint8_t *page = ret_pages;
+	int rc = read_at(f->fd, ret_pages, (size_t)count * TM_FALLBACK_PAGE, place(n));
+
+	if (rc == 0 && f->crypt)
+		rc = tm_crypt_unseal(f->crypt, n, count, ret_pages);
+	for (unsigned int i = 0; i < count && rc == 0; i++, page += TM_FALLBACK_PAGE)
+		if (!tm_state_fits(f->state, n + i, sum_of(page)))
+			rc = -EBADMSG;
+	return rc;
 }
 
-int tm_fallback_write(struct tm_fallback *f, uint64_t n, unsigned int count, const void *pages)
+/* Page `n` is about to be written: an earlier write that failed, or that a kill interrupted, may
+ * have left a page whose sum only the place that page `n` needs knows (state.h). If that page
+ * cannot be read now it is as lost as it was before. */
+static void settle(struct tm_fallback *f, uint64_t n)
 {
-	int rc = write_at(f->fd, pages, (size_t)count * TM_FALLBACK_PAGE, place(n));
+	_Alignas(TM_FALLBACK_PAGE) uint8_t page[TM_FALLBACK_PAGE];
+	uint64_t other;
 
+	if (tm_state_unsettled(f->state, n, &other) && tm_fallback_read(f, other, 1, page) == 0)
+		tm_state_settle(f->state, other, sum_of(page));
+}
+
+int tm_fallback_write(struct tm_fallback *f, uint64_t n, unsigned int count, void *pages)
+{
+	const uint8_t *page = pages;
+	int rc = 0;
+
+	for (unsigned int i = 0; i < count; i++, page += TM_FALLBACK_PAGE) {
+		settle(f, n + i);
+		tm_state_expect(f->state, n + i, sum_of(page));
+	}
+	if (f->crypt)
+		rc = tm_crypt_seal(f->crypt, n, count, pages);
+	if (rc == 0)
+		rc = write_at(f->fd, pages, (size_t)count * TM_FALLBACK_PAGE, place(n));
 	atomic_fetch_add(&f->written, 1);
+	for (unsigned int i = 0; i < count && rc == 0; i++)
+		tm_state_confirm(f->state, n + i);
 	return rc;
 }
 
@@ -292,4 +353,9 @@ int tm_fallback_sync(struct tm_fallback *f)
 bool tm_fallback_is_direct(const struct tm_fallback *f)
 {
 	return f->direct;
+}
+
+bool tm_fallback_is_encrypted(const struct tm_fallback *f)
+{
+	return f->crypt != NULL;
 }

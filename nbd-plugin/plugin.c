@@ -2,87 +2,54 @@
 /*
  * plugin.c - what nbdkit calls
  *
- *      config -> get_ready (checks everything that can fail, opens the fallback; still in the
- * foreground)
- *             -> fork -> after_fork (opens tmem, which starts a thread) -> requests -> unload
+ *      config -> get_ready (checks all that can fail, opens the fallbacks; in the foreground)
+ *             -> fork -> after_fork (opens tmem, which starts a thread an export)
+ *             -> open (a connection finds its export: the handle) -> requests -> unload
  */
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
-#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "core/tmem.h"
 #include "core/util.h"
 #include "nbd-plugin/device.h"
+#include "nbd-plugin/exports.h"
 #include "nbd-plugin/fallback.h"
 #include "nbd-plugin/resident.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 #define MAX_REQUEST  (32u << 20)
 
-static struct {
-	uint64_t size, limit;
-	bool has_size;
-	char *fallback, *socket;
-	const char *pool;
-	enum {
-		LOCK_AUTO, /* as far as this process may, and a warning about the rest */
-		LOCK_YES,
-		LOCK_NO,
-	} lock;
-} config;
-
-static struct tm_device *device;
+static char *host_socket; /* NULL: the default */
+static enum {
+	LOCK_AUTO, /* as far as this process may, and a warning about the rest */
+	LOCK_YES,
+	LOCK_NO,
+} lock;
 static bool said_why; /* the error that ends the start has been reported already */
 
 /* --- configuration ---------------------------------------------------------------------------- */
 
-static int config_size(const char *key, const char *value, uint64_t *ret_bytes)
+static int config_socket(const char *value)
 {
-	int rc = tm_size_parse(value, ret_bytes);
-
-	if (rc == 0)
-		return 0;
-	nbdkit_error("%s=%s: %s; sizes are like 512M, 8G, 1.5T", key, value,
-		rc == -ERANGE ? "too large" : "not a size");
-	return -1;
-}
-
-static int config_path(char **ret_path, const char *value)
-{
-	free(*ret_path);
-	*ret_path = nbdkit_absolute_path(value);
-	return *ret_path ? 0 : -1;
-}
-
-/* As tm_open() wants it; by then we may be in the background, where nobody reads errors. */
-static int config_name(const char *value)
-{
-	size_t n = strlen(value);
-
-	for (size_t i = 0; i < n; i++)
-		if (!isprint((unsigned char)value[i]))
-			n = 0;
-	if (n > 0 && n <= TM_NAME_MAX)
-		return 0;
-	nbdkit_error("pool: a name has 1 to %d bytes, all of them printable", TM_NAME_MAX);
-	return -1;
+	free(host_socket);
+	host_socket = strcmp(value, "none") == 0 ? strdup(value) : nbdkit_absolute_path(value);
+	return host_socket ? 0 : -1;
 }
 
 static int config_lock(const char *value)
 {
-	if (strcmp(value, "auto") == 0)
-		config.lock = LOCK_AUTO;
-	else if (strcmp(value, "yes") == 0)
-		config.lock = LOCK_YES;
-	else if (strcmp(value, "no") == 0)
-		config.lock = LOCK_NO;
-	else {
+	if (strcmp(value, "auto") == 0) {
+		lock = LOCK_AUTO;
+	} else if (strcmp(value, "yes") == 0) {
+		lock = LOCK_YES;
+	} else if (strcmp(value, "no") == 0) {
+		lock = LOCK_NO;
+	} else {
 		nbdkit_error("lock=%s: neither auto, yes nor no", value);
 		return -1;
 	}
@@ -91,60 +58,31 @@ static int config_lock(const char *value)
 
 static int tmem_config(const char *key, const char *value)
 {
-	if (strcmp(key, "size") == 0) {
-		config.has_size = true;
-		return config_size(key, value, &config.size);
-	}
-	if (strcmp(key, "limit") == 0)
-		return config_size(key, value, &config.limit);
-	if (strcmp(key, "fallback") == 0)
-		return config_path(&config.fallback, value);
-	if (strcmp(key, "tmem-socket") == 0 && strcmp(value, "none") != 0)
-		return config_path(&config.socket, value);
-	if (strcmp(key, "tmem-socket") == 0) {
-		free(config.socket);
-		config.socket = strdup(value);
-		return config.socket ? 0 : -1;
-	}
-	if (strcmp(key, "pool") == 0) {
-		config.pool = value;
-		return config_name(value);
-	}
 	if (strcmp(key, "lock") == 0)
 		return config_lock(value);
-	nbdkit_error("unknown parameter %s; there are size, fallback, limit, lock, pool and "
-		     "tmem-socket",
-		key);
-	return -1;
+	if (strcmp(key, "tmem-socket") == 0)
+		return config_socket(value);
+	if (strcmp(key, "exports") == 0)
+		return tm_exports_read(value, tmem_config);
+	return tm_exports_set(key, value);
 }
 
 static int tmem_config_complete(void)
 {
-	/* Pages are numbered in 32 bits. */
-	const uint64_t max = (uint64_t)UINT32_MAX * TM_DEVICE_PAGE;
-
-	if (!config.has_size || config.size == 0) {
-		nbdkit_error("size=SIZE is required: the size of the device, such as 8G");
-		return -1;
-	}
-	if (config.size > max) {
-		nbdkit_error(
-			"size: at most %llu bytes (16T less one page)", (unsigned long long)max);
-		return -1;
-	}
-	if (config.limit != 0 && config.limit < TM_LIMIT_MIN) {
-		nbdkit_error("limit: at least %lluM", (unsigned long long)(TM_LIMIT_MIN >> 20));
-		return -1;
-	}
-	return 0;
+	return tm_exports_complete();
 }
 
 #define tmem_config_help                                                                           \
 	"size=<SIZE>       (required) Size of the device.\n"                                       \
 	"fallback=<PATH>   File or block device for pages that memory refuses.\n"                  \
+	"encrypt=yes|no    Encrypt pages on the fallback (default: yes).\n"                        \
+	"writeback=<RATE>|off  Bytes a second to the fallback and back (default: 128M).\n"         \
 	"limit=<SIZE>      Most memory to use, everything counted (default: 1/4 of RAM).\n"        \
 	"lock=auto|yes|no  Lock all memory, so that this machine can swap to it.\n"                \
-	"pool=<NAME>       Name in tmemctl and tmemstat (default: nbd-PID).\n"                     \
+	"weight=<N>        Its part of memory that is short, 1 to 10000 (default: 100).\n"         \
+	"pool=<NAME>       Name in tmemctl and tmemstat (default: the export's, or nbd-PID).\n"    \
+	"export=<NAME>     What comes after this is of a device of its own.\n"                     \
+	"exports=<PATH>    File of parameters, one 'key = value' a line.\n"                        \
 	"tmem-socket=<PATH>|none   The host's control socket."
 
 static void tmem_dump_plugin(void)
@@ -154,6 +92,7 @@ static void tmem_dump_plugin(void)
 	printf("tmem_page_size=%u\n", TM_DEVICE_PAGE);
 	printf("tmem_codecs=lz4\n");
 	printf("tmem_fallback=yes\n");
+	printf("tmem_encrypt=aes-256-xts\n");
 }
 
 /* --- life --------------------------------------------------------------------------------------
@@ -164,58 +103,85 @@ static void tmem_load(void)
 	tm_resident_stacks();
 }
 
-static int tmem_get_ready(void)
+static int export_ready(struct tm_export *e)
 {
-	uint64_t pages = (config.size + TM_DEVICE_PAGE - 1) / TM_DEVICE_PAGE;
+	uint64_t pages = (e->size + TM_DEVICE_PAGE - 1) / TM_DEVICE_PAGE;
 	char reason[TM_FALLBACK_REASON_MAX];
 	struct tm_fallback *fallback = NULL;
 
-	if (config.fallback && tm_fallback_open(config.fallback, pages, &fallback, reason) < 0) {
-		nbdkit_error("fallback=%s: %s", config.fallback, reason);
+	if (e->fallback && tm_fallback_open(e->fallback, pages, !e->plain, &fallback, reason) < 0) {
+		nbdkit_error("%sfallback=%s: %s", TM_EXPORT_LABEL(e), e->fallback, reason);
 		return -1;
 	}
 	if (fallback && !tm_fallback_is_direct(fallback))
 		nbdkit_debug(
 			"fallback: no O_DIRECT on this file system, going through the page cache");
-	if (tm_device_create(config.size, fallback, &device) < 0) {
-		nbdkit_error("no memory for the map of %llu pages", (unsigned long long)pages);
+	if (tm_device_create(e->size, fallback, &e->device) < 0) {
+		nbdkit_error("%sno memory for the map of %llu pages", TM_EXPORT_LABEL(e),
+			(unsigned long long)pages);
 		tm_fallback_close(fallback);
 		return -1;
 	}
 	return 0;
 }
 
+/* -1: it was demanded, and cannot be had. */
+static int ask_for_locks(void)
+{
+	char missing[TM_RESIDENT_REASON_MAX];
+
+	if (lock == LOCK_NO || tm_resident_ask(missing))
+		return 0;
+	if (lock == LOCK_YES)
+		nbdkit_error("lock=yes: %s", missing);
+	else
+		nbdkit_error("warning: if this machine itself swaps to this server, it can stop "
+			     "when memory runs out: %s (lock=no ends this warning)",
+			missing);
+	return lock == LOCK_YES ? -1 : 0;
+}
+
+static int tmem_get_ready(void)
+{
+	int rc = 0;
+
+	for (struct tm_export *e = NULL; rc == 0 && (e = tm_exports_next(e));)
+		rc = export_ready(e);
+	return rc < 0 ? rc : ask_for_locks();
+}
+
 static void on_destroyed(void *opaque)
 {
-	(void)opaque;
-	nbdkit_error("an operator destroyed this client: pages that were in memory are lost, "
-		     "reading them is an I/O error");
+	nbdkit_error("%san operator destroyed this client: pages that were in memory are lost, "
+		     "reading them is an I/O error",
+		TM_EXPORT_LABEL(opaque));
 }
 
 /* tm_open asks which state goes with the store: a predecessor's, or a new one. */
 static int on_state(void *opaque, int predecessor_fd)
 {
 	char reason[TM_STATE_REASON_MAX];
+	struct tm_export *e = opaque;
 	int fd = -1, rc;
 
-	(void)opaque;
 	if (predecessor_fd < 0) {
-		rc = tm_device_begin(device, &fd);
+		rc = tm_device_begin(e->device, &fd);
 		if (rc == 0)
 			return fd;
-		nbdkit_error("cannot start from an empty device: %s", strerror(-rc));
+		nbdkit_error("%scannot start from an empty device: %s", TM_EXPORT_LABEL(e),
+			strerror(-rc));
 		said_why = true;
 		return rc;
 	}
 	snprintf(reason, sizeof(reason), "its state cannot be read");
-	rc = tm_device_resume(device, predecessor_fd, &fd, reason);
+	rc = tm_device_resume(e->device, predecessor_fd, &fd, reason);
 	if (rc == 0)
 		return fd;
 	close(predecessor_fd);
 	nbdkit_error(
 		"pool=%s: the last server of this name was killed and left pages, but %s; start "
 		"as it was started, or drop them with: tmemctl destroy --force %s",
-		config.pool, reason, config.pool);
+		e->pool, reason, e->pool);
 	said_why = true;
 	return rc;
 }
@@ -223,78 +189,105 @@ static int on_state(void *opaque, int predecessor_fd)
 /* Seconds without memory are better than a failed write where there is no fallback for it. */
 #define PATIENCE_MS 1000
 
-static int lock_memory(void)
-{
-	char missing[TM_RESIDENT_REASON_MAX];
-
-	if (config.lock == LOCK_NO || tm_resident_begin(missing))
-		return 0;
-	if (config.lock == LOCK_YES)
-		nbdkit_error("lock=yes: %s", missing);
-	else
-		nbdkit_error("warning: if this machine itself swaps to this server, it can stop "
-			     "when memory runs out: %s (lock=no ends this warning)",
-			missing);
-	return config.lock == LOCK_YES ? -1 : 0;
-}
-
-static int tmem_after_fork(void)
+/* Give an export its memory. */
+static int export_open(struct tm_export *e)
 {
 	char name[TM_NAME_MAX + 1];
 	struct tm_open_params params = {
 		.name = name,
 		.type = "nbd",
-		.socket = config.socket,
-		.limit = config.limit,
+		.socket = host_socket,
+		.limit = e->limit,
+		.weight = e->weight,
 		.start_host = true,
-		.survive = config.pool != NULL, /* a name that the next server will have too */
-		.resident = config.lock != LOCK_NO,
-		.patience_ms = config.fallback ? 0 : PATIENCE_MS,
+		.resident = lock != LOCK_NO,
+		.patience_ms = e->fallback ? 0 : PATIENCE_MS,
+		.survive = e->pool != NULL, /* a name that the next server will have too */
 		.state = on_state,
 		.on_destroyed = on_destroyed,
+		.opaque = e,
 	};
 	struct tmem *tmem;
 	int rc;
 
-	if (config.pool)
-		snprintf(name, sizeof(name), "%s", config.pool);
+	if (e->pool)
+		snprintf(name, sizeof(name), "%s", e->pool);
 	else
 		snprintf(name, sizeof(name), "nbd-%d", getpid());
-	if (lock_memory() < 0)
-		return -1;
 	rc = tm_open(&params, &tmem);
 	if (rc == 0)
-		rc = tm_device_attach(device, tmem, name);
-	if (rc == 0 && config.lock != LOCK_NO)
-		nbdkit_debug("%" PRIu64 " bytes are locked in memory before the first page",
-			tm_resident_settle());
-	if (rc == 0)
-		return 0;
-	if (!said_why)
-		nbdkit_error("cannot open tmem: %s", strerror(-rc));
-	return -1;
+		rc = tm_device_attach(e->device, tmem, name, e->writeback);
+	if (rc == -EBUSY)
+		nbdkit_error("pool=%s: another server of this name is running", name);
+	else if (rc < 0 && !said_why)
+		nbdkit_error("%scannot open tmem: %s", TM_EXPORT_LABEL(e), strerror(-rc));
+	return rc < 0 ? -1 : 0;
+}
+
+/* All or none: when one cannot be opened the server ends, and what a predecessor left of the others
+ * stays with the host. */
+static int tmem_after_fork(void)
+{
+	int rc = 0;
+
+	if (lock != LOCK_NO)
+		tm_resident_lock();
+	for (struct tm_export *e = NULL; rc == 0 && (e = tm_exports_next(e));)
+		rc = export_open(e);
+	if (rc < 0 || lock == LOCK_NO)
+		return rc;
+	nbdkit_debug("%" PRIu64 " bytes are locked in memory before the first page",
+		tm_resident_settle());
+	return 0;
 }
 
 static void tmem_unload(void)
 {
-	tm_device_destroy(device);
-	free(config.fallback);
-	free(config.socket);
+	for (struct tm_export *e = NULL; (e = tm_exports_next(e));)
+		tm_device_destroy(e->device);
+	tm_exports_free();
+	free(host_socket);
 }
 
-/* --- requests ----------------------------------------------------------------------------------
+/* --- connections: the handle is the export -----------------------------------------------------
  */
+
+static int tmem_list_exports(int readonly, int is_tls, struct nbdkit_exports *exports)
+{
+	(void)readonly, (void)is_tls;
+	for (struct tm_export *e = NULL; (e = tm_exports_next(e));)
+		if (nbdkit_add_export(exports, e->name, NULL) < 0)
+			return -1;
+	return 0;
+}
 
 static void *tmem_open(int readonly)
 {
+	const char *name = nbdkit_export_name();
+	struct tm_export *e = name ? tm_exports_find(name) : NULL;
+
 	(void)readonly;
-	return NBDKIT_HANDLE_NOT_NEEDED;
+	/* The name is a stranger's, and stays out of the log. */
+	if (name && !e)
+		nbdkit_error("a client asked for an export that is not there");
+	return e;
+}
+
+static const char *tmem_export_description(void *handle)
+{
+	const struct tm_export *e = handle;
+
+	return e->fallback ? "compressed memory, then disk" : "compressed memory";
+}
+
+static struct tm_device *device_of(void *handle)
+{
+	return ((struct tm_export *)handle)->device;
 }
 
 static int64_t tmem_get_size(void *handle)
 {
-	(void)handle;
-	return (int64_t)config.size;
+	return (int64_t)((struct tm_export *)handle)->size;
 }
 
 static int tmem_block_size(void *handle, uint32_t *minimum, uint32_t *preferred, uint32_t *maximum)
@@ -324,76 +317,97 @@ static int tmem_can_cache(void *handle)
 	return NBDKIT_CACHE_NATIVE;
 }
 
+/* --- requests ----------------------------------------------------------------------------------
+ */
+
 /* Failures are the client's to see and the counters' to show; of each kind the log gets the first.
  */
-static void say_once(int err)
+static void say_once(struct tm_export *e, int err)
 {
-	static atomic_flag full = ATOMIC_FLAG_INIT, lost = ATOMIC_FLAG_INIT,
-			   other = ATOMIC_FLAG_INIT;
+	int kind;
 
-	if (err == ENOSPC && !atomic_flag_test_and_set(&full))
-		nbdkit_error("no room: memory is full, %s; writes fail until there is",
-			config.fallback ? "and so is the fallback" : "and there is no fallback");
-	else if (err == EIO && !atomic_flag_test_and_set(&lost))
-		nbdkit_error("a page is lost: damaged, destroyed by an operator, or unreadable on "
-			     "the fallback");
-	else if (err != ENOSPC && err != EIO && !atomic_flag_test_and_set(&other))
-		nbdkit_error("fallback: %s", strerror(err));
+	if (err == EBADMSG)
+		err = EIO;
+	kind = err == ENOSPC ? 0 : err == EIO ? 1 : 2;
+	if (atomic_flag_test_and_set(&e->said[kind]))
+		return;
+	if (err == ENOSPC)
+		nbdkit_error("%sno room: memory is full, %s; writes fail until there is",
+			TM_EXPORT_LABEL(e),
+			e->fallback ? "and so is the fallback" : "and there is no fallback");
+	else if (err == EIO)
+		nbdkit_error("%san I/O error: a page is damaged, was destroyed by an operator, or "
+			     "the fallback's disk fails",
+			TM_EXPORT_LABEL(e));
+	else
+		nbdkit_error("%sfallback: %s", TM_EXPORT_LABEL(e), strerror(err));
+}
+
+/* NBD has few errors, and nbdkit calls EINVAL what it has none for. */
+static int errno_for_client(int err)
+{
+	switch (err) {
+	case ENOSPC:
+	case EDQUOT:
+	case EFBIG:
+		return ENOSPC;
+	case ENOMEM:
+		return ENOMEM;
+	default:
+		return EIO;
+	}
 }
 
 /* nbdkit wants -1 and errno. */
-static int answer(int rc)
+static int answer(void *handle, int rc)
 {
 	if (rc == 0)
 		return 0;
-	say_once(-rc);
-	errno = -rc;
+	say_once(handle, -rc);
+	errno = errno_for_client(-rc);
 	return -1;
 }
 
 /* After a write, and its durability if the flags ask for it. */
-static int answer_write(int rc, uint32_t flags)
+static int answer_write(void *handle, int rc, uint32_t flags)
 {
 	if (rc == 0 && flags & NBDKIT_FLAG_FUA)
-		rc = tm_device_sync(device);
-	return answer(rc);
+		rc = tm_device_sync(device_of(handle));
+	return answer(handle, rc);
 }
 
 static int tmem_pread(void *handle, void *buf, uint32_t count, uint64_t offset, uint32_t flags)
 {
-	(void)handle, (void)flags;
-	return answer(tm_device_read(device, buf, count, offset));
+	(void)flags;
+	return answer(handle, tm_device_read(device_of(handle), buf, count, offset));
 }
 
 static int tmem_pwrite(
 	void *handle, const void *buf, uint32_t count, uint64_t offset, uint32_t flags)
 {
-	(void)handle;
-	return answer_write(tm_device_write(device, buf, count, offset), flags);
+	return answer_write(handle, tm_device_write(device_of(handle), buf, count, offset), flags);
 }
 
 static int tmem_zero(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
-	(void)handle;
-	return answer_write(tm_device_zero(device, count, offset), flags);
+	return answer_write(handle, tm_device_zero(device_of(handle), count, offset), flags);
 }
 
 static int tmem_trim(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
-	(void)handle;
-	return answer_write(tm_device_trim(device, count, offset), flags);
+	return answer_write(handle, tm_device_trim(device_of(handle), count, offset), flags);
 }
 
 static int tmem_flush(void *handle, uint32_t flags)
 {
-	(void)handle, (void)flags;
-	return answer(tm_device_sync(device));
+	(void)flags;
+	return answer(handle, tm_device_sync(device_of(handle)));
 }
 
 static int tmem_cache(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
-	(void)handle, (void)flags;
-	return answer(tm_device_cache(device, count, offset));
+	(void)flags;
+	return answer(handle, tm_device_cache(device_of(handle), count, offset));
 }
 
 static int tmem_extents(void *handle, uint32_t count, uint64_t offset, uint32_t flags,
@@ -401,10 +415,9 @@ static int tmem_extents(void *handle, uint32_t count, uint64_t offset, uint32_t 
 {
 	uint64_t end = offset + count;
 
-	(void)handle;
 	while (offset < end) {
 		bool hole;
-		uint64_t run = tm_device_extent(device, end - offset, offset, &hole);
+		uint64_t run = tm_device_extent(device_of(handle), end - offset, offset, &hole);
 
 		if (nbdkit_add_extent(extents, offset, run,
 			    hole ? NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO : 0) < 0)
@@ -430,10 +443,12 @@ static struct nbdkit_plugin plugin = {
 	.get_ready = tmem_get_ready,
 	.after_fork = tmem_after_fork,
 	.unload = tmem_unload,
+	.list_exports = tmem_list_exports,
 	.open = tmem_open,
+	.export_description = tmem_export_description,
 	.get_size = tmem_get_size,
 	.block_size = tmem_block_size,
-	.can_multi_conn = yes, /* all connections see one device */
+	.can_multi_conn = yes, /* all connections to an export see one device */
 	.can_fast_zero = yes,
 	.can_fua = tmem_can_fua,
 	.can_cache = tmem_can_cache,

@@ -54,15 +54,23 @@ static bool lower_oom_score(void)
 	return fd >= 0 && write(fd, "-1000", 5) == 5;
 }
 
-bool tm_resident_begin(char ret_missing[static TM_RESIDENT_REASON_MAX])
+#define LOCK_FLAGS (MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT)
+
+void tm_resident_lock(void)
+{
+	(void)mlockall(LOCK_FLAGS); /* tm_resident_ask() has said so if it cannot be done */
+}
+
+bool tm_resident_ask(char ret_missing[static TM_RESIDENT_REASON_MAX])
 {
 	bool resource = raise_capability(CAP_SYS_RESOURCE);
 	bool lock = raise_capability(CAP_IPC_LOCK);
 	bool flusher = prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0;
 	bool oom = lower_oom_score();
 	/* Without the capability RLIMIT_MEMLOCK may still be generous enough. */
-	bool locked = mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0;
+	bool locked = mlockall(LOCK_FLAGS) == 0;
 
+	munlockall();
 	snprintf(ret_missing, TM_RESIDENT_REASON_MAX, "%s%s%s%s",
 		locked         ? ""
 			: lock ? "memory cannot be locked"

@@ -8,9 +8,8 @@
  * before they come, the kernel is told not to start I/O on our behalf (PR_SET_IO_FLUSHER), and the
  * OOM killer takes somebody else.
  *
- * All of it ends at a fork and most of it is inherited by threads: tm_resident_begin() after the
- * last fork and before the first thread, tm_resident_settle() once the mappings exist that requests
- * use. Either of them alone is no use.
+ * The right to all of it is asked for in the foreground, where somebody reads what is missing;
+ * locks end at a fork, so they are taken after the last one and before the first thread.
  */
 #ifndef TM_RESIDENT_H
 #define TM_RESIDENT_H
@@ -23,9 +22,12 @@
 /* Threads made from here on have small stacks: they are locked whole. Before the first thread. */
 void tm_resident_stacks(void);
 
-/* Lock what there is and what will come, each page when it is first touched. False, with all that
- * is missing in one line and the rest done, when this process may not do all of it. */
-bool tm_resident_begin(char ret_missing[static TM_RESIDENT_REASON_MAX]);
+/* Do what outlives a fork, and try the rest. False, with all that is missing in one line and the
+ * rest done, when this process may not do all of it. */
+bool tm_resident_ask(char ret_missing[static TM_RESIDENT_REASON_MAX]);
+
+/* Lock what there is and what will come, each page when it is first touched, as far as we may. */
+void tm_resident_lock(void);
 
 /* Touch everything that is private to the process (code, data, heap, stacks), and from here on new
  * mappings when they are made. Returns the bytes that are locked now; 0 when the kernel does not

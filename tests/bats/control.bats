@@ -58,6 +58,8 @@ load host
 		NoSuchClient|no client '-1'|{"execute":"freeze","arguments":{"client":-1}}
 		NotPermitted|is for clients|{"execute":"released","arguments":{"ticket":1,"bytes":1}}
 		InvalidParameter|descriptor|{"execute":"join","arguments":{"name":"a","type":"b","pid":1,"protocol":1}}
+		InvalidParameter|weight has to be 1 to 10000|{"execute":"join","arguments":{"name":"a","type":"b","pid":1,"protocol":1,"weight":0}}
+		InvalidParameter|'successor' has to be boolean|{"execute":"join","arguments":{"name":"a","type":"b","pid":1,"protocol":1,"successor":1}}
 		WrongVersion|protocol 1, the client 2|{"execute":"join","arguments":{"name":"a","type":"b","pid":1,"protocol":2}}
 		InvalidParameter|1 to 63 bytes|{"execute":"join","arguments":{"name":"","type":"b","pid":1,"protocol":1}}
 	EOT

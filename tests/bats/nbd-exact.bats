@@ -133,7 +133,7 @@ map() { nbdinfo --map "$(uri)" | awk '{printf "%s%s+%s:%s", sep, $1, $2, $3; sep
 }
 
 @test "cache brings pages back from the fallback" {
-	serve size=16M limit=4M fallback="$fallback"
+	serve size=16M limit=4M fallback="$fallback" writeback=off
 	# Fill memory, overflow, empty memory: the overflow is what cache has to bring.
 	try 0 "$talk" "$sock" write:0:12582912:text1 write:12582912:1048576:text2 trim:0:12582912
 	[ "$(blocks "$fallback")" -ge 1024 ]
@@ -174,7 +174,7 @@ fdinfo_of() {
 	try 0 "$talk" "$sock" random 5 1000 2
 	refused "another server" size=16M fallback="$loop"
 	stop
-	refused "No space" size=64M fallback="$loop"
+	refused "too small for size=" size=64M fallback="$loop"
 	dd if=/dev/zero of="$loop" bs=4k count=1 status=none
 	echo btrfs | dd of="$loop" bs=64k seek=1 conv=sync status=none # where btrfs keeps its mark
 	refused "not tmem's" size=16M fallback="$loop"
@@ -210,8 +210,21 @@ fdinfo_of() {
 	refused "another server" size=16M fallback="$fallback"
 	stop
 	serve size=16M fallback="$fallback"
+	refused "No such device" size=16M fallback="$sock"
 }
 
+@test "fallbacks that are swapped to: the device, its file, a device on it" {
+	disk 20M
+	mkswap -q "$loop"
+	swapon "$loop"
+	defer "swapoff $loop"
+	refused "swapped to" size=16M fallback="$loop"
+	refused "not tmem's" size=16M fallback="$T/disk"
+	local above
+	above=$(losetup -f --show "$loop")
+	defer "losetup -d $above"
+	refused "not tmem's" size=16M fallback="$above"
+}
 
 @test "every byte right while the host freezes and thaws" {
 	export TMEM_TMEMD=$B/tmemd

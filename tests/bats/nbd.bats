@@ -59,11 +59,31 @@ map() { nbdinfo --map "$URI" | awk '{ print $1, $2, $3 }'; }
 	fails_with 'size=SIZE is required' size=0
 	fails_with 'at most' size=17T
 	fails_with 'not a size' size=1G limit=lots
+	fails_with 'size=SIZE is required' size=0.5
+	fails_with 'at most' size=16T
+	fails_with 'at most' size=17592186040321
+	fails_with 'limit: at least' size=1G limit=0
+	fails_with 'limit: at least' size=1G limit=2097151
+	fails_with 'not a size' size=1G limit=-1
+	fails_with 'encrypt=maybe: yes or no' size=1G encrypt=maybe
+	fails_with 'fallback=: a path is missing' size=1G fallback=
 	fails_with 'limit: at least' size=1G limit=1M
+	fails_with 'not a size' size=1G writeback=fast
+	fails_with 'writeback: at least 1M' size=1G fallback="$T/fb" writeback=4k
+	fails_with 'no fallback to write to' size=1G writeback=64M
 	fails_with 'unknown parameter color' size=1G color=blue
 	fails_with 'a name has 1 to 63 bytes' size=1G pool=
 	fails_with 'printable' size=1G pool=$'two\nlines'
 	fails_with 'a name has 1 to 63 bytes' size=1G "pool=$(printf 'x%.0s' {1..64})"
+}
+
+@test "the least and the largest size" {
+	serve size=1
+	[ "$(nbdinfo --size "$URI")" = 1 ]
+	stop_server
+	serve size=17592186040320
+	try 0 qemu-io -f raw -c 'write -P 7 17592186036224 4096' -c 'read -P 7 17592186036224 4096' "$URI"
+	[ "$(nbdinfo --size "$URI")" = 17592186040320 ]
 }
 
 @test "a fallback that cannot be used: one clear line, and nothing of it changes" {

@@ -113,7 +113,7 @@ image() {
 	for wrong in "size=32M fallback=$T/fb" "size=16M" "size=16M fallback=$T/other"; do
 		rm -f "$SOCK"
 		# shellcheck disable=SC2086
-		try 1 timeout 20 nbdkit -f -U "$SOCK" "$PLUGIN" pool=disk limit=64M $wrong
+		try 1 timeout 20 nbdkit -f -U "$SOCK" "$PLUGIN" pool=disk limit=64M lock=no $wrong
 		one_line
 		contains 'start as it was started'
 		state_is false

@@ -146,17 +146,24 @@ static void nothing_but_the_reserve_is_opened_where_only_that_may_be(void **stat
 
 	(void)state;
 	arena_open(&t, 2, true);
+	t.budget.headroom = 0;
 	assert_int_equal(tm_segment_open(t.a, &t.owner, &oid, false, &id), -ENOBUFS);
 	assert_int_equal(tm_arena_fill(t.a), 1);
 	assert_int_equal(t.ledger->freeable_bytes, 0);
-	assert_int_equal(tm_segment_open(t.a, &t.owner, &oid, false, &id), 0);
-	assert_int_equal(tm_segment_open(t.a, &t.owner, &oid, true, &id), -ENOBUFS);
-
-	/* The budget has only the headroom left: that too is made ready, for cleaning. */
-	atomic_store(&t.ledger->granted_bytes, tm_budget_used(&t.budget) + SEGMENT);
+	/* One is for cleaning. */
+	assert_int_equal(tm_segment_open(t.a, &t.owner, &oid, false, &id), -ENOBUFS);
 	assert_int_equal(tm_arena_fill(t.a), 1);
+	assert_int_equal(tm_segment_open(t.a, &t.owner, &oid, false, &id), 0);
+
+	/* The budget has no room for more: only cleaning gets one. */
+	atomic_store(&t.ledger->granted_bytes, tm_budget_used(&t.budget));
 	assert_int_equal(tm_arena_fill(t.a), 0);
 	assert_int_equal(tm_segment_open(t.a, &t.owner, &oid, false, &id), -ENOMEM);
+	assert_int_equal(tm_segment_open(t.a, &t.owner, &oid, true, &id), 0);
+	assert_int_equal(tm_segment_open(t.a, &t.owner, &oid, true, &id), -ENOMEM);
+
+	/* What it frees is ready for the next time. */
+	tm_segment_seal(t.a, id);
 	assert_int_equal(tm_segment_open(t.a, &t.owner, &oid, true, &id), 0);
 	for (id = 0; id < tm_arena_segments(t.a); id++)
 		if (atomic_load(&tm_segment(t.a, id)->state) == TM_SEGMENT_OPEN)

@@ -74,6 +74,21 @@ static void persistent_comes_first(void **state)
 	assert_int_equal(s[1].granted, 400);
 }
 
+static void urgent_comes_before_everything(void **state)
+{
+	struct tm_share s[] = {share(100, 400, 400, 1000), share(100, 300, 300, 1000)};
+
+	(void)state;
+	s[1].urgent = true;
+	assert_int_equal(tm_policy_urgent(s, 2, 1000), 300);
+	assert_int_equal(tm_policy_urgent(s, 2, 200), 200);
+	tm_policy_divide(s, 2, 500);
+	assert_int_equal(s[0].granted, 200);
+	assert_int_equal(s[1].granted, 300);
+	s[1].ceiling = 100; /* a cap holds whatever is urgent */
+	assert_int_equal(tm_policy_urgent(s, 2, 1000), 100);
+}
+
 static void scarce_persistent_goes_by_weight(void **state)
 {
 	struct tm_share s[] = {share(100, 900, 900, 100000), share(200, 900, 900, 100000)};
@@ -191,6 +206,7 @@ int main(void)
 		cmocka_unit_test(spare_goes_by_weight),
 		cmocka_unit_test(spare_stops_at_the_ceiling),
 		cmocka_unit_test(persistent_comes_first),
+		cmocka_unit_test(urgent_comes_before_everything),
 		cmocka_unit_test(scarce_persistent_goes_by_weight),
 		cmocka_unit_test(scarce_ephemeral_goes_by_weight),
 		cmocka_unit_test(cap_binds_persistent_too),

@@ -331,6 +331,42 @@ static void a_lowered_grant_shrinks_the_cache(void **state)
 	assert_int_equal(tm_store_put(t->store, cache, &oid1, 0, page), 0);
 }
 
+static void usage_tells_what_is_live_and_what_fits(void **state)
+{
+	struct test_store *t = *state;
+	int swap = test_pool(t, TM_POOL_PERSIST, 0, 0);
+	struct tm_usage empty, full, flushed, lowered;
+	uint32_t n;
+
+	tm_store_usage(t->store, &empty);
+	assert_true(empty.limit_bytes < LIMIT && empty.limit_bytes > LIMIT / 2);
+	assert_false(empty.frozen);
+
+	n = fill(t, swap, 1u << 20);
+	tm_store_usage(t->store, &full);
+	assert_in_range(full.live_bytes, full.limit_bytes / 8 * 7, t->ledger->used_bytes);
+
+	/* Every other page: no segment is free, but the room counts as room. */
+	for (uint32_t i = 0; i < n; i += 2)
+		tm_store_flush_page(t->store, swap, &oid1, i);
+	tm_store_usage(t->store, &flushed);
+	assert_in_range(flushed.live_bytes, full.live_bytes / 4, full.live_bytes / 4 * 3);
+
+	atomic_store(&t->ledger->granted_bytes, LIMIT / 2);
+	atomic_store(&t->ledger->frozen, 1);
+	tm_store_usage(t->store, &lowered);
+	assert_int_equal(lowered.limit_bytes, full.limit_bytes - LIMIT / 2);
+	assert_int_equal(lowered.live_bytes, flushed.live_bytes);
+	assert_true(lowered.frozen);
+	atomic_store(&t->ledger->granted_bytes, 0);
+	tm_store_usage(t->store, &lowered);
+	assert_int_equal(lowered.limit_bytes, 0);
+	atomic_store(&t->ledger->granted_bytes, UINT64_MAX);
+
+	tm_none()->ops->usage(tm_none(), &lowered);
+	assert_int_equal(lowered.limit_bytes, 0);
+}
+
 static void a_limit_too_small_is_refused(void **state)
 {
 	struct tm_ledger *ledger;
@@ -370,6 +406,7 @@ int main(void)
 		TEST(pages_in_use_survive_a_scan),
 		TEST(release_gives_ephemeral_memory_back),
 		TEST(a_lowered_grant_shrinks_the_cache),
+		TEST(usage_tells_what_is_live_and_what_fits),
 		cmocka_unit_test(a_limit_too_small_is_refused),
 	};
 

@@ -26,7 +26,7 @@
 #include "tools/tmemd/wait.h"
 
 #define CALL_WAITS 1
-#define ARGS_MAX   5
+#define ARGS_MAX   6
 
 struct call {
 	struct tm_host *host;
@@ -102,6 +102,8 @@ static int run_join(struct call *call)
 		.type = json_string_value(arg(call, "type")),
 		.pid = json_integer_value(arg(call, "pid")),
 		.protocol = json_integer_value(arg(call, "protocol")),
+		.weight = arg(call, "weight"),
+		.successor = json_is_true(arg(call, "successor")),
 	};
 	unsigned int id;
 	int rc = tm_join(call->host, call->session, &join, &id, &call->error);
@@ -140,14 +142,26 @@ static int arg_kept(struct call *call, enum tm_kept *ret_kept)
 	return tm_error_set(&call->error, TM_ERROR_PARAMETER, "what is store or state");
 }
 
+static int name_is_taken(struct call *call, const char *name)
+{
+	char text[TM_NAME_MAX + 1];
+
+	return tm_error_set(&call->error, TM_ERROR_BUSY,
+		"another client called '%s' keeps its memory here",
+		tm_printable(text, sizeof(text), name, SIZE_MAX));
+}
+
 static int run_keep(struct call *call)
 {
-	struct tm_client *client = tm_session_client(call->session);
+	struct tm_client *client = tm_session_client(call->session), *other;
 	enum tm_kept kept;
 	int rc = arg_kept(call, &kept), fd;
 
 	if (rc < 0)
 		return rc;
+	other = tm_registry_keeper(call->host->registry, client->name, client->type, client->uid);
+	if (other && other != client)
+		return name_is_taken(call, client->name);
 	fd = tm_session_take_fd(call->session);
 	if (fd < 0)
 		return tm_error_set(
@@ -167,6 +181,9 @@ static int run_leave(struct call *call)
 /* The user is who the kernel says the peer is: nobody gets another user's memory. */
 static int run_reclaim(struct call *call)
 {
+	const char *name = json_string_value(arg(call, "name"));
+	const char *type = json_string_value(arg(call, "type"));
+	struct tm_registry *registry = call->host->registry;
 	struct tm_client *orphan;
 	enum tm_kept kept;
 	struct ucred peer;
@@ -175,8 +192,9 @@ static int run_reclaim(struct call *call)
 	if (rc < 0)
 		return rc;
 	tm_session_peer(call->session, &peer);
-	orphan = tm_registry_orphan(call->host->registry, json_string_value(arg(call, "name")),
-		json_string_value(arg(call, "type")), peer.uid);
+	if (tm_registry_keeper(registry, name, type, peer.uid))
+		return name_is_taken(call, name);
+	orphan = tm_registry_orphan(registry, name, type, peer.uid);
 	if (!orphan || orphan->kept[kept] < 0)
 		return tm_error_set(&call->error, TM_ERROR_NO_CLIENT, "nothing was left here");
 	call->result_fd = orphan->kept[kept];
@@ -250,6 +268,7 @@ static int run_set(struct call *call)
 	const json_t *weight = arg(call, "weight"), *cap = arg(call, "cap");
 	const char *compress = json_string_value(arg(call, "compress"));
 	struct tm_client *client;
+	uint32_t new_weight;
 	int rc = arg_client(call, &client);
 
 	if (rc < 0)
@@ -257,16 +276,13 @@ static int run_set(struct call *call)
 	if (!weight && !cap && !compress)
 		return tm_error_set(
 			&call->error, TM_ERROR_PARAMETER, "set needs weight, cap or compress");
-	if (weight &&
-		(json_integer_value(weight) < TM_WEIGHT_MIN ||
-			json_integer_value(weight) > TM_WEIGHT_MAX))
-		return tm_error_set(&call->error, TM_ERROR_PARAMETER, "weight has to be %d to %d",
-			TM_WEIGHT_MIN, TM_WEIGHT_MAX);
+	if (weight && tm_join_weight(weight, &new_weight, &call->error) < 0)
+		return -EINVAL;
 	if (compress && strcmp(compress, "lz4") && strcmp(compress, "none"))
 		return tm_error_set(
 			&call->error, TM_ERROR_PARAMETER, "compress has to be 'lz4' or 'none'");
 	if (weight)
-		client->weight = (uint32_t)json_integer_value(weight);
+		client->weight = new_weight;
 	if (cap)
 		client->cap = json_is_null(cap) ? TM_CAP_NONE : (uint64_t)json_integer_value(cap);
 	if (compress)
@@ -319,7 +335,10 @@ static const struct command commands[] = {
 		{{"name", ARG_STRING, true, "for people, 1 to 63 bytes"},
 			{"type", ARG_STRING, true, "kind of front end, 1 to 63 bytes"},
 			{"pid", ARG_INTEGER, true, "the client's process"},
-			{"protocol", ARG_INTEGER, true, "version the client speaks"}}},
+			{"protocol", ARG_INTEGER, true, "version the client speaks"},
+			{"weight", ARG_INTEGER, false, "as in set; without it 100"},
+			{"successor", ARG_BOOLEAN, false,
+				"it reclaimed what a client of its name left"}}},
 	{"released", BY_CLIENT, "Answer the event release", run_released,
 		{{"ticket", ARG_INTEGER, true, "the one of the event"},
 			{"bytes", ARG_BYTES, true, "what went back to the operating system"}}},

@@ -4,7 +4,8 @@
  *
  * The kernel says who the peer is; what the peer says itself is a name for people. What the former
  * host left in the ledger (frozen, compress) stays in force, so killing tmemd does not thaw
- * anybody; weight and cap are the host's own and start anew.
+ * anybody; the cap is the host's own and starts anew, the weight with what the client says or the
+ * default.
  */
 #include "tools/tmemd/join.h"
 
@@ -27,6 +28,17 @@ static int check_text(const char *what, const char *text, struct tm_error *error
 		error, TM_ERROR_PARAMETER, "%s has to have 1 to %d bytes", what, TM_NAME_MAX);
 }
 
+int tm_join_weight(const json_t *weight, uint32_t *ret_weight, struct tm_error *error)
+{
+	json_int_t value = json_integer_value(weight);
+
+	if (value < TM_WEIGHT_MIN || value > TM_WEIGHT_MAX)
+		return tm_error_set(error, TM_ERROR_PARAMETER, "weight has to be %d to %d",
+			TM_WEIGHT_MIN, TM_WEIGHT_MAX);
+	*ret_weight = (uint32_t)value;
+	return 0;
+}
+
 static int map_ledger(
 	struct tm_session *session, struct tm_ledger **ret_ledger, struct tm_error *error)
 {
@@ -45,6 +57,19 @@ static int map_ledger(
 	return 0;
 }
 
+/* Who took over what an orphan left takes its place here too. The descriptors stay: until the
+ * successor has sent its own, its death must not cost them. */
+static void succeed(struct tm_client *orphan, const struct tm_client *model)
+{
+	tm_ledger_unmap(orphan->ledger);
+	orphan->ledger = model->ledger;
+	orphan->pid = model->pid;
+	orphan->weight = model->weight;
+	orphan->cap = model->cap;
+	orphan->session = model->session;
+	orphan->shrink_asked_ns = 0;
+}
+
 int tm_join(struct tm_host *host, struct tm_session *session, const struct tm_join *join,
 	unsigned int *ret_id, struct tm_error *error)
 {
@@ -60,6 +85,8 @@ int tm_join(struct tm_host *host, struct tm_session *session, const struct tm_jo
 	rc = check_text("name", join->name, error);
 	if (rc == 0)
 		rc = check_text("type", join->type, error);
+	if (rc == 0 && join->weight)
+		rc = tm_join_weight(join->weight, &model.weight, error);
 	if (rc == 0)
 		rc = map_ledger(session, &model.ledger, error);
 	if (rc < 0)
@@ -73,18 +100,23 @@ int tm_join(struct tm_host *host, struct tm_session *session, const struct tm_jo
 	model.uid = peer.uid;
 	model.session = session;
 	model.kept[TM_KEPT_STORE] = model.kept[TM_KEPT_STATE] = -1;
-	/* Who comes under this name has what its predecessor left, or does not want it. */
 	client = tm_registry_orphan(host->registry, model.name, model.type, model.uid);
-	if (client)
-		tm_registry_remove(host->registry, client);
-	rc = tm_registry_add(host->registry, &model, &client);
-	if (rc < 0) {
+	if (!client)
+		rc = tm_registry_add(host->registry, &model, &client);
+	else if (join->successor)
+		succeed(client, &model);
+	else
+		rc = -EBUSY;
+	if (rc < 0)
 		tm_ledger_unmap(model.ledger);
-		if (rc != -ENOSPC)
-			return rc;
+	if (rc == -EBUSY)
+		return tm_error_set(error, TM_ERROR_BUSY,
+			"what an earlier client called '%s' left is still here", model.name);
+	if (rc == -ENOSPC)
 		return tm_error_set(
 			error, TM_ERROR_BUSY, "there are %d clients already", TM_CLIENTS_MAX);
-	}
+	if (rc < 0)
+		return rc;
 	tm_session_set_client(session, client);
 	if (host->all_frozen)
 		atomic_store(&client->ledger->frozen, 1);

@@ -90,11 +90,14 @@ void tm_lease_update(struct tm_host *host)
 			.want = tm_client_read(&c->ledger->want_bytes),
 			.persistent = tm_client_read(&c->ledger->persistent_bytes),
 			.ceiling = ceiling,
+			/* Only root's swap is the machine's. */
+			.urgent = atomic_load(&c->ledger->resident) && c->uid == 0,
 		};
 		clients[count++] = c;
 	}
 	host->total = tm_policy_total(tm_lease_used(host), available_bytes(), host->config.reserve,
 		host->config.limit, host->total);
+	host->total = TM_MAX(host->total, tm_policy_urgent(shares, count, host->config.limit));
 	tm_policy_divide(shares, count, host->total);
 
 	for (int rising = 0; rising <= 1; rising++) {

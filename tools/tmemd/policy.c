@@ -7,7 +7,7 @@
  * others.
  *
  *      enough for every demand      grant the demands, then pour the spare up to the ceilings
- *      not enough                   pour over the persistent parts, then over the rest
+ *      not enough                   pour over what is urgent, the persistent parts, the rest
  *
  * Persistent memory comes first because refusing it costs a disk write now, where refusing
  * ephemeral memory may cost a disk read later.
@@ -112,16 +112,31 @@ static uint64_t share_persistent(const struct tm_share *s)
 	return TM_MIN(s->persistent, share_demand(s));
 }
 
+static uint64_t share_urgent(const struct tm_share *s)
+{
+	return s->urgent ? share_demand(s) : 0;
+}
+
 static uint64_t share_ceiling(const struct tm_share *s)
 {
 	return s->ceiling;
+}
+
+uint64_t tm_policy_urgent(const struct tm_share *shares, size_t count, uint64_t limit)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < count; i++)
+		sum = add(sum, share_urgent(&shares[i]));
+	return TM_MIN(sum, limit);
 }
 
 void tm_policy_divide(struct tm_share *shares, size_t count, uint64_t total)
 {
 	for (size_t i = 0; i < count; i++)
 		shares[i].granted = 0;
-	/* When the demands fit, these two grant exactly the demands. */
+	/* When the demands fit, these three grant exactly the demands. */
+	total = pour(shares, count, total, share_urgent);
 	total = pour(shares, count, total, share_persistent);
 	total = pour(shares, count, total, share_demand);
 	pour(shares, count, total, share_ceiling);

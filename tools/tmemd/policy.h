@@ -8,12 +8,11 @@
 #ifndef TM_POLICY_H
 #define TM_POLICY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#define TM_WEIGHT_DEFAULT 100
-#define TM_WEIGHT_MIN     1
-#define TM_WEIGHT_MAX     10000
+#include "core/tmem.h" /* TM_WEIGHT_* */
 
 struct tm_share {
 	/* in */
@@ -21,6 +20,7 @@ struct tm_share {
 	uint64_t want;       /* what the client could make use of, its ask-ahead included */
 	uint64_t persistent; /* what it cannot give up */
 	uint64_t ceiling;    /* min(cap, its own limit): a grant never exceeds it */
+	bool urgent;         /* what it stores frees more memory than that takes: local swap */
 	/* out */
 	uint64_t granted;
 };
@@ -30,6 +30,10 @@ struct tm_share {
  * a fall is followed at once. */
 uint64_t tm_policy_total(
 	uint64_t used, uint64_t available, uint64_t reserve, uint64_t limit, uint64_t previous);
+
+/* What urgent clients ask for, up to `limit`: they get it however little is available, since a page
+ * that is swapped out frees 4 KiB and a refused one frees nothing. */
+uint64_t tm_policy_urgent(const struct tm_share *shares, size_t count, uint64_t limit);
 
 /* Divide `total` into grants, whose sum never exceeds it. */
 void tm_policy_divide(struct tm_share *shares, size_t count, uint64_t total);

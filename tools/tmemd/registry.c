@@ -85,12 +85,25 @@ struct tm_client *tm_registry_next(struct tm_registry *registry, const struct tm
 	return NULL;
 }
 
+static bool is_called(const struct tm_client *c, const char *name, const char *type, uid_t uid)
+{
+	return c->uid == uid && strcmp(c->name, name) == 0 && strcmp(c->type, type) == 0;
+}
+
 struct tm_client *tm_registry_orphan(
 	struct tm_registry *registry, const char *name, const char *type, uid_t uid)
 {
 	for (struct tm_client *c = NULL; (c = tm_registry_next(registry, c));)
-		if (!c->session && c->uid == uid && strcmp(c->name, name) == 0 &&
-			strcmp(c->type, type) == 0)
+		if (!c->session && is_called(c, name, type, uid))
+			return c;
+	return NULL;
+}
+
+struct tm_client *tm_registry_keeper(
+	struct tm_registry *registry, const char *name, const char *type, uid_t uid)
+{
+	for (struct tm_client *c = NULL; (c = tm_registry_next(registry, c));)
+		if (c->session && c->kept[TM_KEPT_STORE] >= 0 && is_called(c, name, type, uid))
 			return c;
 	return NULL;
 }

@@ -27,7 +27,7 @@ enum tm_kept {
 
 /*
  * A client whose process died without taking leave, and which left its store here, stays: `session`
- * is NULL then. It goes when a client of its name, type and user joins, or by destroy.
+ * is NULL then. The client that reclaimed it takes its place by joining; destroy drops it.
  */
 struct tm_client {
 	unsigned int id; /* from 1, the lowest free */
@@ -68,6 +68,11 @@ int tm_registry_find(struct tm_registry *registry, const json_t *reference,
 
 /* The client without a process that has this name, type and user; NULL when there is none. */
 struct tm_client *tm_registry_orphan(
+	struct tm_registry *registry, const char *name, const char *type, uid_t uid);
+
+/* The client with a process that has left its store here under this name, type and user; NULL when
+ * there is none. At most one: who would inherit it could not be told otherwise. */
+struct tm_client *tm_registry_keeper(
 	struct tm_registry *registry, const char *name, const char *type, uid_t uid);
 
 /* A number of a client's ledger; what no client can have is cut to what JSON can carry. */
