@@ -19,6 +19,7 @@
 #include "nbd-plugin/device.h"
 #include "nbd-plugin/exports.h"
 #include "nbd-plugin/fallback.h"
+#include "nbd-plugin/lastresort.h"
 #include "nbd-plugin/resident.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
@@ -130,6 +131,11 @@ static int ask_for_locks(void)
 {
 	char missing[TM_RESIDENT_REASON_MAX];
 
+	/* Only who says that this machine swaps to us may lose a process to it. */
+	if (lock == LOCK_YES && !tm_lastresort_open())
+		nbdkit_error("warning: /proc/sysrq-trigger: %s; nobody will call the OOM killer "
+			     "when memory and swap are full",
+			strerror(errno));
 	if (lock == LOCK_NO || tm_resident_ask(missing))
 		return 0;
 	if (lock == LOCK_YES)
@@ -247,6 +253,7 @@ static void tmem_unload(void)
 		tm_device_destroy(e->device);
 	tm_exports_free();
 	free(host_socket);
+	tm_lastresort_close();
 }
 
 /* --- connections: the handle is the export -----------------------------------------------------
@@ -364,6 +371,8 @@ static int answer(void *handle, int rc)
 	if (rc == 0)
 		return 0;
 	say_once(handle, -rc);
+	if (errno_for_client(-rc) == ENOSPC && tm_lastresort_refused())
+		nbdkit_error("no memory, and nowhere left to swap to: asked for the OOM killer");
 	errno = errno_for_client(-rc);
 	return -1;
 }
@@ -373,6 +382,8 @@ static int answer_write(void *handle, int rc, uint32_t flags)
 {
 	if (rc == 0 && flags & NBDKIT_FLAG_FUA)
 		rc = tm_device_sync(device_of(handle));
+	if (rc == 0)
+		tm_lastresort_stored();
 	return answer(handle, rc);
 }
 

@@ -49,7 +49,7 @@ ends_with() {
 	local text=$1
 	shift
 	rm -f "$T/other.sock"
-	try 1 timeout 20 nbdkit -f -U "$T/other.sock" "$PLUGIN" "$@"
+	try 1 timeout 20 nbdkit -f -U "$T/other.sock" "$PLUGIN" lock=no "$@"
 	contains "$text"
 	one_line
 }
@@ -252,7 +252,7 @@ names() { nbdinfo --list --json "$(uri '')" | jq -c '[.exports[]."export-name"]'
 	murder
 	retry 10 is a alive false
 	for i in 1 2; do
-		nbdkit -f -U "$T/$i.sock" -P "$T/$i.pid" "$PLUGIN" export=a size=4M 2>"$T/$i.err" 3>&- &
+		nbdkit -f -U "$T/$i.sock" -P "$T/$i.pid" "$PLUGIN" lock=no export=a size=4M 2>"$T/$i.err" 3>&- &
 		defer "kill -9 $!"
 	done
 	someone_lost() { cat "$T"/[12].err | grep -q .; }

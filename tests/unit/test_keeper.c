@@ -178,7 +178,7 @@ static void resident_open(struct test_store *t)
 			.segment_bytes = SEGMENT,
 			.keeper = true,
 			.resident = true,
-			.patience_ms = 10});
+			.patience_ms = 1000});
 }
 
 /* A put that finds no node set aside waits for the keeper, and gets one. */
@@ -194,7 +194,7 @@ static void a_put_waits_for_the_keeper(void **state)
 	test_page(1, page, sizeof(page));
 	for (uint32_t i = 0; i < 100; i++) {
 		atomic_store(&t.store->budget.node_bytes, 0);
-		/* 10 ms may be too short on a busy machine; not a hundred times. */
+		/* A second may be too short on a busy machine; not a hundred times. */
 		stored += tm_store_put(t.store, pool, &oid, i * TM_LEAF_SLOTS, page) == 0;
 	}
 	assert_true(stored > 0);

@@ -11,10 +11,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
+#include <sys/capability.h>
+#include <sys/mman.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "core/util.h"
 #include "tools/tmemd/log.h"
 
 /* The status for the parent to end with. */
@@ -77,4 +81,26 @@ void tm_daemon_ready(int ready_fd)
 	while (write(ready_fd, "", 1) < 0 && errno == EINTR)
 		;
 	close(ready_fd);
+}
+
+static bool may_lock(void)
+{
+	cap_t caps = cap_get_proc();
+	cap_flag_value_t on = CAP_CLEAR;
+
+	if (caps)
+		cap_get_flag(caps, CAP_IPC_LOCK, CAP_EFFECTIVE, &on);
+	cap_free(caps);
+	return on == CAP_SET;
+}
+
+void tm_daemon_stay(void)
+{
+	TM_AUTO_CLOSE int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+	if (fd >= 0)
+		(void)!write(fd, "-1000", 5);
+	/* Under a limit it would be our next mapping that fails. */
+	if (may_lock())
+		(void)mlockall(MCL_CURRENT | MCL_FUTURE);
 }

@@ -65,6 +65,7 @@ int main(int argc, char **argv)
 		return rc < 0 ? 1 : rc - 1;
 	}
 	block_signals();
+	tm_daemon_stay();
 	if (tm_listen_open(host.config.socket, &listen) == 0) {
 		if (ready_fd >= 0)
 			tm_daemon_ready(ready_fd);
