@@ -136,7 +136,7 @@ static int ask_for_locks(void)
 		nbdkit_error("warning: /proc/sysrq-trigger: %s; nobody will call the OOM killer "
 			     "when memory and swap are full",
 			strerror(errno));
-	if (lock == LOCK_NO || tm_resident_ask(missing))
+	if (lock == LOCK_NO || tm_resident_ask(lock == LOCK_YES, missing))
 		return 0;
 	if (lock == LOCK_YES)
 		nbdkit_error("lock=yes: %s", missing);
