@@ -111,8 +111,8 @@ int tm_host_find(char **ret_path)
 	return 0;
 }
 
-/* A session of its own, stdio on /dev/null, no other descriptor, default signals: nothing of the
- * front end's. */
+/* A session of its own, stdio on /dev/null, no other descriptor, default signals, no special
+ * priority: nothing of the front end's. */
 static int spawn_detached(char *const argv[], pid_t *ret_pid)
 {
 	posix_spawn_file_actions_t files;
@@ -131,8 +131,11 @@ static int spawn_detached(char *const argv[], pid_t *ret_pid)
 	posix_spawnattr_setsigmask(&attr, &set);
 	sigfillset(&set);
 	posix_spawnattr_setsigdefault(&attr, &set);
-	posix_spawnattr_setflags(
-		&attr, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+	posix_spawnattr_setschedpolicy(&attr, SCHED_OTHER);
+	posix_spawnattr_setschedparam(&attr, &(struct sched_param){.sched_priority = 0});
+	posix_spawnattr_setflags(&attr,
+		POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
+			POSIX_SPAWN_SETSCHEDULER);
 	if (!rc)
 		rc = posix_spawn(ret_pid, argv[0], &files, &attr, argv, environ);
 	posix_spawnattr_destroy(&attr);

@@ -10,7 +10,7 @@
 
 #include "core/util.h"
 
-#define PERIOD_NS 5000000000ull
+#define PERIOD_NS 2000000000ull
 
 static int trigger = -1, meminfo = -1; /* constant once there are requests */
 static _Atomic uint64_t since, stored, refused;

@@ -129,22 +129,23 @@ static int export_ready(struct tm_export *e)
 /* -1: it was demanded, and cannot be had. */
 static int ask_for_locks(void)
 {
-	char missing[TM_RESIDENT_REASON_MAX];
+	char missing[TM_RESIDENT_REASON_MAX] = "";
+	bool all = lock == LOCK_NO || tm_resident_ask(lock == LOCK_YES, missing);
 
-	/* Only who says that this machine swaps to us may lose a process to it. */
-	if (lock == LOCK_YES && !tm_lastresort_open())
-		nbdkit_error("warning: /proc/sysrq-trigger: %s; nobody will call the OOM killer "
-			     "when memory and swap are full",
-			strerror(errno));
-	if (lock == LOCK_NO || tm_resident_ask(missing))
-		return 0;
-	if (lock == LOCK_YES)
+	if (!all && lock == LOCK_YES) {
 		nbdkit_error("lock=yes: %s", missing);
-	else
+		return -1;
+	}
+	if (!all)
 		nbdkit_error("warning: if this machine itself swaps to this server, it can stop "
 			     "when memory runs out: %s (lock=no ends this warning)",
 			missing);
-	return lock == LOCK_YES ? -1 : 0;
+	/* Only who says that this machine swaps to us may lose a process to it. */
+	if (lock == LOCK_YES && !tm_lastresort_open())
+		nbdkit_error("warning: /proc/sysrq-trigger: %s; the machine can stop when memory "
+			     "and swap are full",
+			strerror(errno));
+	return 0;
 }
 
 static int tmem_get_ready(void)

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/capability.h>
@@ -61,26 +62,45 @@ void tm_resident_lock(void)
 	(void)mlockall(LOCK_FLAGS); /* tm_resident_ask() has said so if it cannot be done */
 }
 
-bool tm_resident_ask(char ret_missing[static TM_RESIDENT_REASON_MAX])
+/* Of the real-time tasks that there are the least: it is not for the processor's sake, but since
+ * they may take from what the kernel keeps free. Threads made from here on inherit it. */
+static bool raise_priority(void)
+{
+	struct sched_param least = {.sched_priority = sched_get_priority_min(SCHED_RR)};
+
+	return sched_setscheduler(0, SCHED_RR, &least) == 0;
+}
+
+/* Append what is missing to a list. */
+static void miss(char *list, const char *what)
+{
+	size_t n = strlen(list);
+
+	snprintf(list + n, TM_RESIDENT_REASON_MAX - n, "%s%s", n ? ", " : "", what);
+}
+
+bool tm_resident_ask(bool own_swap, char ret_missing[static TM_RESIDENT_REASON_MAX])
 {
 	bool resource = raise_capability(CAP_SYS_RESOURCE);
 	bool lock = raise_capability(CAP_IPC_LOCK);
-	bool flusher = prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0;
-	bool oom = lower_oom_score();
-	/* Without the capability RLIMIT_MEMLOCK may still be generous enough. */
-	bool locked = mlockall(LOCK_FLAGS) == 0;
 
+	*ret_missing = '\0';
+	/* Without the capability RLIMIT_MEMLOCK may still be generous enough. */
+	if (mlockall(LOCK_FLAGS) < 0)
+		miss(ret_missing,
+			lock ? "memory cannot be locked"
+			     : "memory cannot be locked without CAP_IPC_LOCK");
 	munlockall();
-	snprintf(ret_missing, TM_RESIDENT_REASON_MAX, "%s%s%s%s",
-		locked         ? ""
-			: lock ? "memory cannot be locked"
-			       : "memory cannot be locked without CAP_IPC_LOCK",
-		locked || (flusher && oom) ? "" : ", ",
-		flusher            ? ""
-			: resource ? "this kernel has no PR_SET_IO_FLUSHER (Linux 5.6)"
-				   : "PR_SET_IO_FLUSHER and the OOM score need CAP_SYS_RESOURCE",
-		flusher && !oom ? "the OOM score cannot be set" : "");
-	return locked && flusher && oom;
+	if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) < 0)
+		miss(ret_missing,
+			resource ? "this kernel has no PR_SET_IO_FLUSHER (Linux 5.6)"
+				 : "PR_SET_IO_FLUSHER needs CAP_SYS_RESOURCE");
+	if (!lower_oom_score())
+		miss(ret_missing, "the OOM score needs CAP_SYS_RESOURCE");
+	raise_capability(CAP_SYS_NICE);
+	if (own_swap && !raise_priority())
+		miss(ret_missing, "real-time priority needs CAP_SYS_NICE");
+	return !*ret_missing;
 }
 
 /* nbdkit has some 200 MB of zeros (.bss) that hardly any request comes to: they are locked page by

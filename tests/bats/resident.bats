@@ -33,7 +33,7 @@ without() { # CAPABILITIES...: of a command run by root
 
 @test "lock=yes names the capability that is missing, and does not start" {
 	SOCK=$T/nbd.sock
-	for missing in sys_resource ipc_lock; do
+	for missing in sys_resource ipc_lock sys_nice; do
 		# Root is limited by RLIMIT_MEMLOCK too once it has no CAP_IPC_LOCK.
 		# shellcheck disable=SC2046
 		try 1 bash -c "ulimit -l 64; exec $(without $missing) nbdkit -f -U $SOCK $PLUGIN size=1G tmem-socket=none lock=yes"

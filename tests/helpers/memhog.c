@@ -44,7 +44,8 @@ static uint64_t next_random(uint64_t *state)
 	return *state;
 }
 
-/* One page in eight zero, one in eight incompressible, the rest three to one: 2.7 to one in all. */
+/* One page in eight zero, one in eight incompressible, the rest such that all others together take
+ * 1.5 KiB under LZ4, as heaps do. */
 static void make_page(uint64_t n, uint32_t version, uint64_t *ret_words)
 {
 	uint64_t seed =
@@ -55,7 +56,7 @@ static void make_page(uint64_t n, uint32_t version, uint64_t *ret_words)
 	if (kind == 0)
 		return;
 	for (unsigned int i = 0; i < PAGE / 8; i++)
-		ret_words[i] = kind == 1 || i % 6 == 0 ? next_random(&seed) : n + i / 32;
+		ret_words[i] = kind == 1 || i % 7 == 0 ? next_random(&seed) : n + i / 32;
 }
 
 static void write_page(struct hog *h, uint64_t n)
