@@ -73,14 +73,15 @@ static void check_segment(struct census *c, uint32_t id)
 
 static void check_pool(struct census *c, const struct tm_pool *p)
 {
-	uint64_t segments = c->segments[p->id] * tm_arena_segment_bytes(c->s->arena);
+	uint64_t fixed = c->segments[p->id] * tm_arena_segment_bytes(c->s->arena) +
+		tm_ghost_bytes(&p->ghost);
 
 	if (p->stat[TM_STAT_PAGES] != c->pages[p->id] ||
 		p->stat[TM_STAT_PAYLOAD_BYTES] != c->payload[p->id] ||
 		p->stat[TM_STAT_ORIG_BYTES] != c->pages[p->id] * p->page_bytes ||
-		p->stat[TM_STAT_USED_BYTES] < segments ||
+		p->stat[TM_STAT_USED_BYTES] < fixed ||
 		(c->pages[p->id] == 0) != (p->stat[TM_STAT_OBJECTS] == 0) ||
-		(c->pages[p->id] == 0 && p->stat[TM_STAT_USED_BYTES] != segments))
+		(c->pages[p->id] == 0 && p->stat[TM_STAT_USED_BYTES] != fixed))
 		c->fault = -TM_FAULT_GAUGE;
 }
 
