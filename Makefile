@@ -48,7 +48,7 @@ UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
 HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(B)/tests/faultio.so
 BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
-.PHONY: all help deps demo check check-built bench asan tsan ubsan lint format install clean tests
+.PHONY: all help deps demo check check-built bench bench-trace asan tsan ubsan lint format install clean tests
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -125,6 +125,10 @@ bench: ## measure us beside the peers, in one run
 	$(Q)$(MAKE) --no-print-directory deps PEERS=bindfs
 	$(Q)$(MAKE) --no-print-directory tests
 	$(Q)bench/run
+
+bench-trace: deps ## miss ratios on recorded block traces: TRACES=/their/directory
+	$(Q)$(MAKE) --no-print-directory $(B)/bench/trace
+	$(Q)B="$(B)" bench/bench-trace $(TRACES)
 
 # --- sanitizers and lint ---------------------------------------------------------------------
 

@@ -93,12 +93,12 @@ void tm_ghost_grow(
 		atomic_flag_test_and_set(&g->growing))
 		return;
 	buckets = atomic_load(&g->buckets);
-	while (buckets * (uint64_t)MARKS * 2 < pages && add_chunk(g, b, owner_bytes, buckets)) {
+	while (buckets * (uint64_t)MARKS < pages && add_chunk(g, b, owner_bytes, buckets)) {
 		buckets = buckets == 0 ? BUCKETS_FIRST : buckets * 2;
 		atomic_store(&g->buckets, buckets);
 	}
 	/* Where there was no room, not again before the pool has grown by an eighth. */
-	atomic_store(&g->grow_at, TM_MAX(buckets * (uint64_t)MARKS * 2, pages + pages / 8));
+	atomic_store(&g->grow_at, TM_MAX(buckets * (uint64_t)MARKS, pages + pages / 8));
 	atomic_flag_clear(&g->growing);
 }
 
@@ -137,8 +137,8 @@ void tm_ghost_remember(struct tm_ghost *g, uint64_t hash)
 			victim_age = age;
 		}
 	}
-	atomic_store_explicit(&bucket->mark[victim], fingerprint(hash) << STAMP_BITS | now,
-		memory_order_relaxed);
+	atomic_store_explicit(
+		&bucket->mark[victim], fingerprint(hash) << STAMP_BITS | now, memory_order_relaxed);
 }
 
 bool tm_ghost_recall(struct tm_ghost *g, uint64_t hash, uint64_t pages)
@@ -155,7 +155,7 @@ bool tm_ghost_recall(struct tm_ghost *g, uint64_t hash, uint64_t pages)
 		if (mark >> STAMP_BITS != fingerprint(hash))
 			continue;
 		atomic_store_explicit(&bucket->mark[i], 0, memory_order_relaxed);
-		return age_of(mark, now) * (buckets * (uint64_t)MARKS) / 256 <= pages / 2;
+		return age_of(mark, now) * (buckets * (uint64_t)MARKS) / 256 <= pages;
 	}
 	return false;
 }

@@ -5,11 +5,11 @@
  *      hash of a handle -> bucket of 16 marks, one cache line -> mark = fingerprint:20 stamp:12
  *
  * A page that is put again while it is remembered has proved that it is used: it skips the queue of
- * new pages (reclaim.c). As many pages are remembered as half of what the pool holds. A mark tells
- * its age by its stamp; a full bucket gives up its oldest.
+ * new pages (reclaim.c). As many pages are remembered as the pool holds: what LRU would
+ * still have is recognised. A mark tells its age by its stamp; a full bucket gives up its oldest.
  *
  * The table doubles as the pool grows, by a chunk as large as all before it; nothing is moved, so
- * half of what was remembered is forgotten then. It takes 2 to 4 bytes for each page the pool ever
+ * half of what was remembered is forgotten then. It takes 4 to 8 bytes for each page the pool ever
  * held at once, charged to the pool, and never shrinks before the pool goes.
  *
  * A wrong answer is harmless and rare: another page's mark is taken for ours in 1 of 65,000 times.
@@ -53,7 +53,7 @@ void tm_ghost_drop(struct tm_ghost *g, struct tm_budget *b, _Atomic uint64_t *ow
 
 void tm_ghost_remember(struct tm_ghost *g, uint64_t hash);
 
-/* Is it among the last pages / 2 that were remembered? It is forgotten then. */
+/* Is it among the last `pages` that were remembered? It is forgotten then. */
 bool tm_ghost_recall(struct tm_ghost *g, uint64_t hash, uint64_t pages);
 
 /* What tm_ghost_grow() charged so far. For checks. */

@@ -99,7 +99,7 @@ static enum tm_queue queue_for(struct tm_store *s, struct tm_pool *p, const stru
 	pages = atomic_load_explicit(&p->stat[TM_STAT_PAGES], memory_order_relaxed);
 	tm_ghost_grow(&p->ghost, &s->budget, &p->stat[TM_STAT_USED_BYTES], pages);
 	return tm_ghost_recall(&p->ghost, tm_ghost_hash(&h->oid, h->index), pages) ? TM_QUEUE_MAIN
-										    : TM_QUEUE_NEW;
+										   : TM_QUEUE_NEW;
 }
 
 static int append(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h,
@@ -135,7 +135,8 @@ static int publish(struct tm_store *s, struct tm_pool *p, const struct tm_handle
 	else
 		rc = tm_index_make_locked(&c, h);
 	if (rc == 0) {
-		tm_cursor_set(&c, slot | tm_slot_hits(old)); /* replaced, a page is as used as before */
+		tm_cursor_set(
+			&c, slot | tm_slot_hits(old)); /* replaced, a page is as used as before */
 		tm_page_live_locked(p, what);
 		if (old != TM_SLOT_NONE) {
 			tm_page_dead_locked(s, p, old);

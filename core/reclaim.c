@@ -3,13 +3,21 @@
  * reclaim.c - how a full store gets whole segments back
  *
  *      a sealed segment at most half alive  --clean-->  its pages moved, segment free
- *      else the oldest ephemeral one        --evict-->  pages hit meanwhile moved, the rest dropped
+ *      else the next ephemeral one          --evict-->  pages in use moved, the rest dropped
  *      else the emptiest one with 1/8 dead  --clean-->
  *      else seal the open segments and look again, else nothing
  *
- * Eviction is FIFO with a second chance: a page that was hit since it was written goes to the head
- * for moved pages with its hits forgotten, up to half a segment's worth, so that each eviction
- * frees memory.
+ * Eviction is S3-FIFO (Yang et al., SOSP 2023) by whole segments:
+ *
+ *      put --> new queue --hit twice--> main queue --hit since--> its end again, one hit forgotten
+ *       |          |                      ^    |
+ *       |          +--else--> ghost       |    +--else--> gone
+ *       +--in the ghost (ghost.h)---------+
+ *
+ * The new queue is kept short, so what is used once passes by quickly and takes little room: a
+ * scan does not empty a warm store. A get that takes its page out marks it in the ghost, too: it is
+ * in use, and comes back to the main queue. A hit only counts, in the page's slot; order is the
+ * order of births.
  *
  * For index nodes, and when the limit fell, what lies ready goes first.
  *
@@ -29,13 +37,15 @@
 /* A reclaim ends after this many segments whatever it found: a put may be refused, not delayed. */
 #define STEPS_MAX 32
 
-#include <stdlib.h>
-static int env(const char *n, int d) { const char *v = getenv(n); return v ? atoi(v) : d; }
-static int c_share, c_hits, c_keep;
-__attribute__((constructor)) static void tune(void) { c_share = env("SHARE", 10); c_hits = env("PROM", 1); c_keep = env("KEEP", 75);}
-#define NEW_SHARE (unsigned)c_share
-#define PROMOTE_HITS (unsigned)c_hits
-#define KEEP c_keep
+/* The first of them, at most that many and a quarter of the ephemeral ones, may keep all their
+ * pages; later ones no more than half of a segment, so that each frees memory. 4 cost a P6 trace 5%
+ * of its misses, 16 gained 2%. */
+#define STEPS_FULL 8
+
+/* The new queue's share of the ephemeral segments, and the hits that lead from it to the main one.
+ * Measured with bench/trace. */
+#define NEW_SHARE    10
+#define PROMOTE_HITS 2
 
 /* A queue's segments, of one pool or of all. */
 struct queue {
@@ -50,6 +60,8 @@ struct victims {
 	/* Of ephemeral pools. */
 	struct queue fresh[TM_POOLS_MAX]; /* TM_QUEUE_NEW, of each pool */
 	struct queue main;                /* TM_QUEUE_MAIN, of all of them */
+	uint32_t putting;                 /* pools that have new pages */
+	uint32_t ephemeral;               /* segments of all of these */
 };
 
 /* What a walk over a segment's entries does with the pages it finds. */
@@ -81,6 +93,8 @@ static void count_ephemeral(struct victims *v, const struct tm_store *s, uint32_
 	const struct tm_pool *p = &s->pools[seg->owner->pool];
 	struct queue *q = tm_log_queue(&p->log, seg) == TM_QUEUE_NEW ? &v->fresh[p->id] : &v->main;
 
+	v->ephemeral++;
+	v->putting += q != &v->main && q->segments == 0;
 	q->segments++;
 	if (victim && seg->birth < q->oldest_birth) {
 		q->oldest = id;
@@ -90,9 +104,9 @@ static void count_ephemeral(struct victims *v, const struct tm_store *s, uint32_
 
 static void find_victims(struct tm_store *s, struct victims *v)
 {
-	v->emptiest = TM_SEGMENT_NONE;
-	v->emptiest_live = UINT32_MAX;
-	v->main = (struct queue){0, TM_SEGMENT_NONE, UINT64_MAX};
+	*v = (struct victims){.emptiest = TM_SEGMENT_NONE,
+		.emptiest_live = UINT32_MAX,
+		.main = {0, TM_SEGMENT_NONE, UINT64_MAX}};
 	for (int i = 0; i < TM_POOLS_MAX; i++)
 		v->fresh[i] = v->main;
 
@@ -117,28 +131,34 @@ static void find_victims(struct tm_store *s, struct victims *v)
 	}
 }
 
+/* Of two queues the one with the older victim, if it has more segments than `part`. */
+static const struct queue *older(const struct queue *a, const struct queue *b, uint32_t part)
+{
+	if (b->oldest == TM_SEGMENT_NONE || b->segments <= part)
+		return a;
+	return a && a->oldest_birth < b->oldest_birth ? a : b;
+}
+
 /*
- * The ephemeral segment to evict, or TM_SEGMENT_NONE. New pages leave first as long as they have
- * more than their share of all, and of them those of the pool that has most: whoever puts much
- * crowds out its own. In the main queue, where every page was used, the oldest goes, whoever's it
- * is.
+ * The ephemeral segment to evict, or TM_SEGMENT_NONE. As long as new pages have more than their
+ * share of all, the oldest of them go, but not those of a pool that has no more than its part of
+ * that share: whoever puts much does not crowd out who puts little. In the main queue, where every
+ * page proved to be used, the oldest go, whoever's they are.
  */
 static uint32_t choose_evicted(const struct victims *v)
 {
-	const struct queue *most = NULL;
-	uint32_t fresh = 0;
+	const struct queue *first = NULL;
+	uint32_t fresh = v->ephemeral - v->main.segments;
+	uint32_t share = TM_MAX(v->ephemeral / NEW_SHARE, 1u);
+	uint32_t part = v->putting > 1 ? share / v->putting : share;
 
-	for (int i = 0; i < TM_POOLS_MAX; i++) {
-		const struct queue *q = &v->fresh[i];
-
-		fresh += q->segments;
-		if (q->oldest != TM_SEGMENT_NONE && (!most || q->segments > most->segments))
-			most = q;
+	if (fresh > share || v->main.oldest == TM_SEGMENT_NONE) {
+		for (int i = 0; i < TM_POOLS_MAX; i++)
+			first = older(first, &v->fresh[i], TM_MAX(part, 1u));
+		for (int i = 0; i < TM_POOLS_MAX && !first; i++)
+			first = older(first, &v->fresh[i], 0);
 	}
-	if (most && (fresh > TM_MAX((fresh + v->main.segments) / NEW_SHARE, 1u) ||
-			v->main.oldest == TM_SEGMENT_NONE))
-		return most->oldest;
-	return v->main.oldest;
+	return first ? first->oldest : v->main.oldest;
 }
 
 /* Move the page to the end of a queue. False when there is no room. */
@@ -186,11 +206,12 @@ static bool sweep_entry(struct sweep *w, const struct tm_entry_view *e, uint32_t
 		return true;
 	}
 	hits = tm_slot_hits(slot);
-	if (w->keep_all && move_locked(w, &c, e, slot, persistent ? TM_QUEUE_MAIN : w->queue, hits)) {
+	if (w->keep_all &&
+		move_locked(w, &c, e, slot, persistent ? TM_QUEUE_MAIN : w->queue, hits)) {
 		w->cleaned++;
 	} else if (is_kept(w, e, hits) &&
-		move_locked(w, &c, e, slot, TM_QUEUE_MAIN,
-			w->queue == TM_QUEUE_NEW ? 0 : hits - 1)) {
+		move_locked(
+			w, &c, e, slot, TM_QUEUE_MAIN, w->queue == TM_QUEUE_NEW ? 0 : hits - 1)) {
 		w->keep_bytes -= e->total;
 		w->promoted++;
 	} else if (!persistent) {
@@ -263,8 +284,9 @@ static bool seal_all(struct tm_store *s)
 	return sealed > 0;
 }
 
-/* Free, or begin to free, one segment of a pool. False when there is nothing left to give. */
-static bool step(struct tm_store *s)
+/* Free, or begin to free, one segment of a pool, as step `n` of a pass. False when there is nothing
+ * left to give. */
+static bool step(struct tm_store *s, uint32_t n)
 {
 	uint32_t bytes = tm_arena_segment_bytes(s->arena);
 	struct victims v;
@@ -275,7 +297,8 @@ static bool step(struct tm_store *s)
 	if (v.emptiest_live <= bytes / 2)
 		sweep_segment(s, v.emptiest, true, 0);
 	else if (evicted != TM_SEGMENT_NONE)
-		sweep_segment(s, evicted, false, (uint32_t)((uint64_t)bytes * KEEP / 100));
+		sweep_segment(s, evicted, false,
+			n < TM_MIN((uint32_t)STEPS_FULL, v.ephemeral / 4) ? bytes : bytes / 2);
 	else if (v.emptiest_live <= bytes - bytes / 8)
 		sweep_segment(s, v.emptiest, true, 0);
 	else
@@ -303,8 +326,8 @@ bool tm_make_room(struct tm_store *s, enum tm_room room, int rc, uint64_t seen)
 		return false;
 	begin_pass(s);
 	done = tm_arena_released(s->arena) != seen && has_room(s, room);
-	for (int i = 0; i < STEPS_MAX && !done; i++) {
-		if (!(room == TM_ROOM_NODE && tm_arena_trim(s->arena)) && !step(s))
+	for (uint32_t i = 0; i < STEPS_MAX && !done; i++) {
+		if (!(room == TM_ROOM_NODE && tm_arena_trim(s->arena)) && !step(s, i))
 			break;
 		done = has_room(s, room);
 	}
@@ -345,7 +368,7 @@ void tm_store_shrink(struct tm_store *s)
 {
 	begin_pass(s);
 	while (tm_budget_used(&s->budget) > tm_budget_limit(&s->budget) &&
-		(tm_arena_trim(s->arena) || step(s)))
+		(tm_arena_trim(s->arena) || step(s, STEPS_MAX)))
 		;
 	end_pass(s);
 }

@@ -33,7 +33,8 @@ static struct tm_pool *pool_of(
 			return NULL;
 		p->recovered = true;
 	}
-	return p->log.owner->flags == header->flags && p->log.owner->attrs == header->attrs ? p : NULL;
+	return p->log.owner->flags == header->flags && p->log.owner->attrs == header->attrs ? p
+											    : NULL;
 }
 
 static uint64_t sequence_at(struct tm_store *s, uint64_t slot)

@@ -192,8 +192,8 @@ int tm_pool_set_up(struct tm_store *s, struct tm_pool *p, const struct tm_pool_p
 		return rc;
 	p->page_bytes = TM_PAGE_SIZE << order;
 	tm_log_init(&p->log, s->arena,
-		&(struct tm_owner){p->id, params->flags, params->attrs,
-			&p->stat[TM_STAT_USED_BYTES]});
+		&(struct tm_owner){
+			p->id, params->flags, params->attrs, &p->stat[TM_STAT_USED_BYTES]});
 	p->taken = true;
 	p->recovered = false;
 	return 0;
