@@ -42,9 +42,9 @@
  * of its misses, 16 gained 2%. */
 #define STEPS_FULL 8
 
-/* The new queue's share of the ephemeral segments, and the hits that lead from it to the main one.
- * Measured with bench/trace. */
-#define NEW_SHARE    10
+/* The new queue's share of the ephemeral segments, open ones included, and the hits that lead from
+ * it to the main one. What others cost is in docs/store.md. */
+#define NEW_SHARE    9
 #define PROMOTE_HITS 2
 
 /* A queue's segments, of one pool or of all. */

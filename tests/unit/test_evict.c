@@ -282,7 +282,7 @@ static void as_many_as_the_pool_holds_are_remembered(void **state)
 {
 	struct haunted *h = *state;
 
-	for (uint32_t pages = 1000; pages < 100000; pages *= 3) {
+	for (uint32_t pages = 1000; pages < 60000; pages *= 3) {
 		tm_ghost_grow(&h->ghost, &h->budget, &h->owner, pages);
 		for (uint32_t i = 0; i < 4 * pages; i++)
 			tm_ghost_remember(&h->ghost, hash_of(i));
