@@ -135,8 +135,8 @@ static int publish(struct tm_store *s, struct tm_pool *p, const struct tm_handle
 	else
 		rc = tm_index_make_locked(&c, h);
 	if (rc == 0) {
-		tm_cursor_set(
-			&c, slot | tm_slot_hits(old)); /* replaced, a page is as used as before */
+		/* Replaced, a page is as much in use as it was. */
+		tm_cursor_set(&c, slot | tm_slot_hits(old));
 		tm_page_live_locked(p, what);
 		if (old != TM_SLOT_NONE) {
 			tm_page_dead_locked(s, p, old);
