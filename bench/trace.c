@@ -385,8 +385,6 @@ static int run(const struct trace *t, bool exclusive)
 		uint32_t segments = TM_MAX(wanted / SEGMENT_PAGES, 4u);
 		uint32_t size = segments * SEGMENT_PAGES;
 		double base = lru(t, size);
-
-		continue;
 		struct result r = {0};
 		int rc = replay(t, segments, exclusive, &r);
 
