@@ -49,7 +49,7 @@ UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
 HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(B)/tests/faultio.so
 BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
-.PHONY: all help deps demo check check-built bench bench-nbd bench-system asan tsan ubsan lint format install clean tests
+.PHONY: all help deps demo check check-built bench bench-nbd bench-system bench-trace asan tsan ubsan lint format install clean tests
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -139,6 +139,10 @@ bench-system: ## a compiler that needs 1.5 times its memory, with us, zram or a 
 	$(Q)$(MAKE) --no-print-directory deps
 	$(Q)$(MAKE) --no-print-directory tests
 	$(Q)bench/bench-system compile
+
+bench-trace: deps ## miss ratios on recorded block traces: TRACES=/their/directory
+	$(Q)$(MAKE) --no-print-directory $(B)/bench/trace
+	$(Q)B="$(B)" bench/bench-trace $(TRACES)
 
 # --- sanitizers and lint ---------------------------------------------------------------------
 
