@@ -49,7 +49,7 @@ UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
 HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(B)/tests/faultio.so
 BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
-.PHONY: all help deps demo check check-built bench asan tsan ubsan lint format install clean tests
+.PHONY: all help deps demo check check-built bench bench-nbd bench-system bench-trace asan tsan ubsan lint format install clean tests
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -128,6 +128,21 @@ bench: ## measure us beside the peers, in one run
 	$(Q)$(MAKE) --no-print-directory deps PEERS=bindfs
 	$(Q)$(MAKE) --no-print-directory tests
 	$(Q)bench/run
+
+bench-nbd: ## the swap device alone, beside nbdkit's memory and zram: ROUNDS=5 SECONDS_EACH=2
+	$(Q)$(MAKE) --no-print-directory deps
+	$(Q)$(MAKE) --no-print-directory tests
+	$(Q)bench/bench-nbd
+	$(Q)ROUNDS=1 bench/bench-system devices
+
+bench-system: ## a compiler that needs 1.5 times its memory, with us, zram or a disk as swap
+	$(Q)$(MAKE) --no-print-directory deps
+	$(Q)$(MAKE) --no-print-directory tests
+	$(Q)bench/bench-system compile
+
+bench-trace: deps ## miss ratios on recorded block traces: TRACES=/their/directory
+	$(Q)$(MAKE) --no-print-directory $(B)/bench/trace
+	$(Q)B="$(B)" bench/bench-trace $(TRACES)
 
 # --- sanitizers and lint ---------------------------------------------------------------------
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# lib.bash - what the benchmarks share: samples, medians, ratios
+# lib.bash - what the benchmarks share: samples, medians, ratios, goals
 #
 # A benchmark calls `sample WHAT WHO VALUE` in interleaved rounds, then `table` prints, for each WHAT in the order
-# first seen, the median of each WHO and its ratio to the first WHO of that WHAT.
+# first seen, the median of each WHO and its ratio to the first WHO of that WHAT; `json` is the same for programs,
+# and `goal` holds one ratio against what we are after.
 
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 B=$REPO/${B:-build}
@@ -17,11 +18,12 @@ undo() { CLEANUP+=("$*"); }
 
 sample() { printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$SAMPLES"; }
 
-table() {
+# WHAT, WHO, median, ratio to the first WHO of the same WHAT; separated by tabs.
+medians() {
 	awk -F '\t' '
 		{
 			k = $1 FS $2
-			if (!(k in n)) { order[++keys] = k; if (!($1 in base)) base[$1] = k }
+			if (!(k in n)) { order[++keys] = k; if (!($1 in base)) { base[$1] = k; whats[++count] = $1 } }
 			v[k, ++n[k]] = $3
 		}
 		function median(k,    i, j, t, m) {
@@ -31,15 +33,39 @@ table() {
 			return m % 2 ? a[(m + 1) / 2] : (a[m / 2] + a[m / 2 + 1]) / 2
 		}
 		END {
-			for (i = 1; i <= keys; i++) {
-				k = order[i]; split(k, w, FS); m = median(k); b = median(base[w[1]])
-				printf "%-34s %-12s %14.6g   x %.2f\n", w[1], w[2], m, b ? m / b : 0
+			for (w = 1; w <= count; w++) for (i = 1; i <= keys; i++) {
+				k = order[i]; split(k, part, FS)
+				if (part[1] != whats[w]) continue
+				m = median(k); b = median(base[whats[w]])
+				printf "%s\t%s\t%.6g\t%.3f\n", part[1], part[2], m, b ? m / b : 0
 			}
-		}' "$SAMPLES" | sort -s -k1,1
+		}' "$SAMPLES"
 }
 
-# cpu_ticks PID: user and system time so far, in clock ticks, children not counted.
-cpu_ticks() { awk '{ sub(/.*\) /, ""); print $12 + $13 }' "/proc/$1/stat"; }
+table() { medians | awk -F '\t' '{ printf "%-34s %-12s %14s   x %.2f\n", $1, $2, $3, $4 }'; }
+
+# json FILE: the medians as one object, WHAT -> WHO -> value.
+json() {
+	medians | jq -Rn --arg date "$(date -u +%F)" \
+		'reduce (inputs / "\t") as $m ({date: $date}; .[$m[0]][$m[1]] = ($m[2] | tonumber))' >"$1"
+}
+
+# median WHAT WHO
+median() { medians | awk -F '\t' -v what="$1" -v who="$2" '$1 == what && $2 == who { print $3 }'; }
+
+# goal WHAT WHO FACTOR OTHER: is WHO at least FACTOR times OTHER? Says so, and never fails: the machine is noisy.
+goal() {
+	awk -v a="$(median "$1" "$2")" -v b="$(median "$1" "$4")" -v f="$3" -v what="$1" -v who="$2" -v other="$4" 'BEGIN {
+		r = b ? a / b : 0
+		printf "%-8s %s: %s is %.2f x %s, %.2f wanted\n", (r >= f ? "reached" : "short of"), what, who, r, other, f
+	}'
+}
+
+# calc EXPRESSION
+calc() { awk "BEGIN { print $1 }"; }
+
+# cpu_us PID: microseconds of CPU so far, user and system, ended threads included, children not.
+cpu_us() { awk '{ sub(/.*\) /, ""); print ($12 + $13) * 1e6 / '"$(getconf CLK_TCK)"' }' "/proc/$1/stat"; }
 
 # pss_bytes PID: memory that is this process's share, shared mappings included.
 pss_bytes() { awk '/^Pss:/ { print $2 * 1024 }' "/proc/$1/smaps_rollup"; }

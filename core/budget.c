@@ -57,7 +57,7 @@ void tm_budget_report(struct tm_budget *b)
 }
 
 /* What glibc takes for `size` bytes: a header word, in steps of 16, at least 32. */
-static uint64_t chunk_bytes(size_t size)
+uint64_t tm_node_bytes(size_t size)
 {
 	return TM_MAX(TM_ALIGN((uint64_t)size + 8, 16), 32u);
 }
@@ -85,7 +85,7 @@ static bool take_nodes(struct tm_budget *b, uint64_t bytes)
 
 void *tm_node_alloc(struct tm_budget *b, _Atomic uint64_t *owner_bytes, size_t size)
 {
-	uint64_t bytes = chunk_bytes(size);
+	uint64_t bytes = tm_node_bytes(size);
 	void *node;
 
 	if (!take_nodes(b, bytes) || tm_budget_charge(b, bytes, false) < 0)
@@ -100,7 +100,7 @@ void *tm_node_alloc(struct tm_budget *b, _Atomic uint64_t *owner_bytes, size_t s
 
 void tm_node_free(struct tm_budget *b, _Atomic uint64_t *owner_bytes, void *node, size_t size)
 {
-	uint64_t bytes = chunk_bytes(size);
+	uint64_t bytes = tm_node_bytes(size);
 
 	if (!node)
 		return;

@@ -61,6 +61,7 @@ void tm_budget_report(struct tm_budget *b);
  * store, when the bytes set aside are used up: tm_budget_nodes_low(b, 1) tells. tm_node_free wants
  * the same size, budget and owner.
  */
+uint64_t tm_node_bytes(size_t size); /* what is charged for it */
 void *tm_node_alloc(struct tm_budget *b, _Atomic uint64_t *owner_bytes, size_t size);
 void tm_node_free(struct tm_budget *b, _Atomic uint64_t *owner_bytes, void *node, size_t size);
 

@@ -54,6 +54,12 @@ static uint32_t walk_segment(struct tm_store *s, uint32_t id)
 	return live;
 }
 
+static bool is_owner(const struct tm_pool *p, const struct tm_owner *owner)
+{
+	return p->taken &&
+		(owner == &p->log.owner[TM_QUEUE_NEW] || owner == &p->log.owner[TM_QUEUE_MAIN]);
+}
+
 static void check_segment(struct census *c, uint32_t id)
 {
 	struct tm_segment *seg = tm_segment(c->s->arena, id);
@@ -63,7 +69,9 @@ static void check_segment(struct census *c, uint32_t id)
 	if (refs == 0)
 		return;
 	c->segments[seg->owner->pool]++;
-	if (walk_segment(c->s, id) != c->entries[id])
+	if (!is_owner(&c->s->pools[seg->owner->pool], seg->owner))
+		c->fault = -TM_FAULT_OWNER;
+	else if (walk_segment(c->s, id) != c->entries[id])
 		c->fault = -TM_FAULT_ENTRY;
 	else if (refs != c->entries[id] + open)
 		c->fault = -TM_FAULT_REFS;
@@ -73,14 +81,17 @@ static void check_segment(struct census *c, uint32_t id)
 
 static void check_pool(struct census *c, const struct tm_pool *p)
 {
-	uint64_t segments = c->segments[p->id] * tm_arena_segment_bytes(c->s->arena);
+	uint64_t fixed = c->segments[p->id] * tm_arena_segment_bytes(c->s->arena) +
+		tm_ghost_bytes(&p->ghost);
 
-	if (p->stat[TM_STAT_PAGES] != c->pages[p->id] ||
+	if (tm_pool_is_persistent(p) && tm_ghost_bytes(&p->ghost) > 0)
+		c->fault = -TM_FAULT_GHOST;
+	else if (p->stat[TM_STAT_PAGES] != c->pages[p->id] ||
 		p->stat[TM_STAT_PAYLOAD_BYTES] != c->payload[p->id] ||
 		p->stat[TM_STAT_ORIG_BYTES] != c->pages[p->id] * p->page_bytes ||
-		p->stat[TM_STAT_USED_BYTES] < segments ||
+		p->stat[TM_STAT_USED_BYTES] < fixed ||
 		(c->pages[p->id] == 0) != (p->stat[TM_STAT_OBJECTS] == 0) ||
-		(c->pages[p->id] == 0 && p->stat[TM_STAT_USED_BYTES] != segments))
+		(c->pages[p->id] == 0 && p->stat[TM_STAT_USED_BYTES] != fixed))
 		c->fault = -TM_FAULT_GAUGE;
 }
 

@@ -71,14 +71,10 @@ static void *keeper_main(void *opaque)
 	struct timespec deadline;
 	bool filled;
 
-	/* Those who serve must not wait for swapping, and may have a priority that opens the
-	 * kernel's reserve to them; this thread waits for memory as everybody does. */
-	if (k->params.resident) {
+	/* Those who serve must not wait for swapping; this thread waits for memory as everybody
+	 * does. */
+	if (k->params.resident)
 		prctl(PR_SET_IO_FLUSHER, 0, 0, 0, 0);
-		pthread_setschedparam(
-			pthread_self(), SCHED_OTHER, &(struct sched_param){.sched_priority = 0});
-	}
-
 	tm_lock(&k->lock);
 	while (!k->stop) {
 		if (!k->low) {

@@ -15,9 +15,11 @@ unsigned int tm_log_heads_for(const struct tm_arena *a)
 	return (unsigned int)(heads < 1 ? 1 : TM_MIN(heads, (long)TM_LOG_HEADS_MAX));
 }
 
-void tm_log_init(struct tm_log *log, struct tm_arena *a)
+void tm_log_init(struct tm_log *log, struct tm_arena *a, const struct tm_owner *owner)
 {
 	log->arena = a;
+	for (int i = 0; i < TM_QUEUES; i++)
+		log->owner[i] = *owner;
 	log->heads = tm_log_heads_for(a);
 	for (unsigned int i = 0; i <= TM_LOG_HEADS_MAX; i++) {
 		tm_lock_init(&log->head[i].lock, TM_LOCK_HEAD);
@@ -25,11 +27,16 @@ void tm_log_init(struct tm_log *log, struct tm_arena *a)
 	}
 }
 
-static struct tm_log_head *pick_head(struct tm_log *log, bool moved)
+enum tm_queue tm_log_queue(const struct tm_log *log, const struct tm_segment *s)
+{
+	return s->owner == &log->owner[TM_QUEUE_MAIN] ? TM_QUEUE_MAIN : TM_QUEUE_NEW;
+}
+
+static struct tm_log_head *pick_head(struct tm_log *log, enum tm_queue queue)
 {
 	int cpu;
 
-	if (moved)
+	if (queue == TM_QUEUE_MAIN)
 		return &log->head[log->heads];
 	cpu = sched_getcpu();
 	return &log->head[cpu < 0 ? 0 : (unsigned int)cpu % log->heads];
@@ -44,15 +51,15 @@ static bool fits(const struct tm_log *log, uint32_t id, const struct tm_oid *oid
 	return total <= tm_arena_segment_bytes(log->arena) - s->tail;
 }
 
-static int make_room_locked(struct tm_log *log, struct tm_log_head *head, bool moved,
-	const struct tm_oid *oid, uint32_t bytes)
+static int make_room_locked(struct tm_log *log, struct tm_log_head *head, enum tm_queue queue,
+	bool privileged, const struct tm_oid *oid, uint32_t bytes)
 {
 	uint32_t id;
 	int rc;
 
 	if (head->segment != TM_SEGMENT_NONE && fits(log, head->segment, oid, bytes))
 		return 0;
-	rc = tm_segment_open(log->arena, &log->owner, oid, moved, &id);
+	rc = tm_segment_open(log->arena, &log->owner[queue], oid, privileged, &id);
 	if (rc < 0)
 		return rc; /* the open segment stays: a smaller page may still fit */
 	if (head->segment != TM_SEGMENT_NONE)
@@ -77,14 +84,15 @@ static uint64_t append_locked(struct tm_log *log, struct tm_log_head *head,
 	return slot;
 }
 
-int tm_log_append(struct tm_log *log, bool moved, const struct tm_oid *oid, uint32_t index,
-	uint64_t seq, struct tm_encoded encoded, uint64_t *ret_slot)
+int tm_log_append(struct tm_log *log, enum tm_queue queue, bool privileged,
+	const struct tm_oid *oid, uint32_t index, uint64_t seq, struct tm_encoded encoded,
+	uint64_t *ret_slot)
 {
-	struct tm_log_head *head = pick_head(log, moved);
+	struct tm_log_head *head = pick_head(log, queue);
 	int rc;
 
 	tm_lock(&head->lock);
-	rc = make_room_locked(log, head, moved, oid, encoded.bytes);
+	rc = make_room_locked(log, head, queue, privileged, oid, encoded.bytes);
 	if (rc == 0)
 		*ret_slot = append_locked(log, head, oid, index, seq, encoded);
 	tm_unlock(&head->lock);

@@ -2,11 +2,14 @@
 /*
  * log.h - where a pool appends: its open segments
  *
- * A few heads for new pages, chosen by processor so that threads seldom meet, and one head for
- * pages that cleaning or eviction moves, so that old pages and new ones do not share segments.
+ * A pool's segments form two queues, in the order of their births: pages that are new, and pages
+ * that proved to be used or, in a persistent pool, to live long. So old pages and new ones do not
+ * share segments. The new queue has a few heads, chosen by processor so that threads seldom meet.
  *
- *      put -> head[cpu] -> open segment --full--> sealed
- *      move -> head[moved] -> open segment --full--> sealed
+ *      TM_QUEUE_NEW  -> head[cpu] -> open segment --full--> sealed
+ *      TM_QUEUE_MAIN -> head[last] -> open segment --full--> sealed
+ *
+ * Which queue a segment is in, its owner tells: there is one for each.
  *
  * Locking: one lock per head (TM_LOCK_HEAD), held while an encoded page is copied, never while one
  * is encoded.
@@ -22,6 +25,12 @@
 
 #define TM_LOG_HEADS_MAX 8
 
+enum tm_queue {
+	TM_QUEUE_NEW,
+	TM_QUEUE_MAIN,
+	TM_QUEUES
+};
+
 struct tm_log_head {
 	struct tm_lock lock;
 	uint32_t segment; /* open, or TM_SEGMENT_NONE; under lock */
@@ -29,23 +38,27 @@ struct tm_log_head {
 
 struct tm_log {
 	struct tm_arena *arena;
-	struct tm_owner owner;
-	unsigned int heads;                            /* for new pages */
-	struct tm_log_head head[TM_LOG_HEADS_MAX + 1]; /* [heads] is the one for moved pages */
+	struct tm_owner owner[TM_QUEUES];              /* alike, but for their addresses */
+	unsigned int heads;                            /* of the new queue */
+	struct tm_log_head head[TM_LOG_HEADS_MAX + 1]; /* [heads] is the main queue's */
 };
 
 /* How many heads suit an arena: one per processor, fewer when segments are few. */
 unsigned int tm_log_heads_for(const struct tm_arena *a);
 
-void tm_log_init(struct tm_log *log, struct tm_arena *a);
+void tm_log_init(struct tm_log *log, struct tm_arena *a, const struct tm_owner *owner);
+
+/* The queue of a segment of this log's. */
+enum tm_queue tm_log_queue(const struct tm_log *log, const struct tm_segment *s);
 
 /*
- * Append one encoded page. `moved`: into the head for moved pages, and its segment may come out of
- * the budget's headroom. On success the entry holds a reference on its segment, and *ret_slot says
- * where it is. -ENOMEM: no room for another segment.
+ * Append one encoded page. `privileged`: its segment may come out of the budget's headroom. On
+ * success the entry holds a reference on its segment, and *ret_slot says where it is. -ENOMEM: no
+ * room for another segment.
  */
-int tm_log_append(struct tm_log *log, bool moved, const struct tm_oid *oid, uint32_t index,
-	uint64_t seq, struct tm_encoded encoded, uint64_t *ret_slot);
+int tm_log_append(struct tm_log *log, enum tm_queue queue, bool privileged,
+	const struct tm_oid *oid, uint32_t index, uint64_t seq, struct tm_encoded encoded,
+	uint64_t *ret_slot);
 
 /* Mark an entry dead; the caller then drops its reference with tm_segment_unref(), holding no lock.
  */

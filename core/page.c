@@ -88,14 +88,30 @@ static bool flush_handle(struct tm_store *s, struct tm_pool *p, const struct tm_
 	return slot != TM_SLOT_NONE;
 }
 
+/* A page that was given up, or given away, not long ago need not prove again that it is used. A
+ * resident store has no time for what is allocated as it grows. */
+static enum tm_queue queue_for(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h)
+{
+	uint64_t pages;
+
+	if (tm_pool_is_persistent(p) || s->budget.resident)
+		return TM_QUEUE_NEW;
+	pages = atomic_load_explicit(&p->stat[TM_STAT_PAGES], memory_order_relaxed);
+	tm_ghost_grow(&p->ghost, &s->budget, &p->stat[TM_STAT_USED_BYTES], pages);
+	return tm_ghost_recall(&p->ghost, tm_ghost_hash(&h->oid, h->index), pages) ? TM_QUEUE_MAIN
+										   : TM_QUEUE_NEW;
+}
+
 static int append(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h,
 	struct tm_encoded encoded, uint64_t *ret_slot)
 {
 	uint64_t seq = atomic_fetch_add(&s->sequence, 1) + 1;
+	enum tm_queue queue = queue_for(s, p, h);
 
 	for (int tries = 0;; tries++) {
 		uint64_t seen = tm_arena_released(s->arena);
-		int rc = tm_log_append(&p->log, false, &h->oid, h->index, seq, encoded, ret_slot);
+		int rc = tm_log_append(
+			&p->log, queue, false, &h->oid, h->index, seq, encoded, ret_slot);
 
 		if (rc == 0 || tries == RECLAIM_TRIES ||
 			!tm_make_room(s, TM_ROOM_SEGMENT, rc, seen))
@@ -119,7 +135,8 @@ static int publish(struct tm_store *s, struct tm_pool *p, const struct tm_handle
 	else
 		rc = tm_index_make_locked(&c, h);
 	if (rc == 0) {
-		tm_cursor_set(&c, slot);
+		/* Replaced, a page is as much in use as it was. */
+		tm_cursor_set(&c, slot | tm_slot_hits(old));
 		tm_page_live_locked(p, what);
 		if (old != TM_SLOT_NONE) {
 			tm_page_dead_locked(s, p, old);
@@ -179,7 +196,7 @@ static int put_page(struct tm_store *s, struct tm_pool *p, const struct tm_handl
 		return -EBUSY;
 	}
 	encoded = tm_codec_encode(page, p->page_bytes, compress, buf);
-	if (encoded.codec == TM_CODEC_RAW && compress && p->log.owner.attrs & TM_POOL_REFUSE_RAW)
+	if (encoded.codec == TM_CODEC_RAW && compress && p->log.owner->attrs & TM_POOL_REFUSE_RAW)
 		return -E2BIG;
 	return insert(s, p, h, encoded, expect);
 }
@@ -240,6 +257,8 @@ static uint64_t pin(struct tm_store *s, struct tm_pool *p, const struct tm_handl
 		tm_cursor_set(&c, tm_slot_hit(slot));
 	}
 	tm_index_unlock(&c);
+	if (slot != TM_SLOT_NONE && remove)
+		tm_ghost_remember(&p->ghost, tm_ghost_hash(&h->oid, h->index));
 	return slot;
 }
 
@@ -298,8 +317,7 @@ int tm_store_get(
 
 	if (rc < 0)
 		return rc;
-	rc = get_page(s, p, &h, !tm_pool_is_persistent(p) && !(p->log.owner.attrs & TM_POOL_RETAIN),
-		ret_page);
+	rc = get_page(s, p, &h, tm_pool_is_exclusive(p), ret_page);
 	tm_pool_leave(p);
 	return rc;
 }

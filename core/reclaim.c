@@ -3,13 +3,21 @@
  * reclaim.c - how a full store gets whole segments back
  *
  *      a sealed segment at most half alive  --clean-->  its pages moved, segment free
- *      else the oldest ephemeral one        --evict-->  pages hit meanwhile moved, the rest dropped
+ *      else the next ephemeral one          --evict-->  pages in use moved, the rest dropped
  *      else the emptiest one with 1/8 dead  --clean-->
  *      else seal the open segments and look again, else nothing
  *
- * Eviction is FIFO with a second chance: a page that was hit since it was written goes to the head
- * for moved pages with its hits forgotten, up to half a segment's worth, so that each eviction
- * frees memory.
+ * Eviction is S3-FIFO (Yang et al., SOSP 2023) by whole segments:
+ *
+ *      put --> new queue --hit twice--> main queue --hit since--> its end again, one hit forgotten
+ *       |          |                      ^    |
+ *       |          +--else--> ghost       |    +--else--> gone
+ *       +--in the ghost (ghost.h)---------+
+ *
+ * The new queue is kept short, so what is used once passes by quickly and takes little room: a
+ * scan does not empty a warm store. A get that takes its page out marks it in the ghost, too: it is
+ * in use, and comes back to the main queue. A hit only counts, in the page's slot; order is the
+ * order of births.
  *
  * For index nodes, and when the limit fell, what lies ready goes first.
  *
@@ -29,11 +37,31 @@
 /* A reclaim ends after this many segments whatever it found: a put may be refused, not delayed. */
 #define STEPS_MAX 32
 
+/* The first of them, at most that many and a quarter of the ephemeral ones, may keep all their
+ * pages; later ones no more than half of a segment, so that each frees memory. 4 cost a P6 trace 5%
+ * of its misses, 16 gained 2%. */
+#define STEPS_FULL 8
+
+/* The new queue's share of the ephemeral segments, open ones included, and the hits that lead from
+ * it to the main one. What others cost is in docs/store.md. */
+#define NEW_SHARE    9
+#define PROMOTE_HITS 2
+
+/* A queue's segments, of one pool or of all. */
+struct queue {
+	uint32_t segments;
+	uint32_t oldest; /* sealed, not swept in this pass; TM_SEGMENT_NONE */
+	uint64_t oldest_birth;
+};
+
 struct victims {
 	uint32_t emptiest; /* sealed segment with the fewest live bytes */
 	uint32_t emptiest_live;
-	uint32_t oldest; /* sealed ephemeral segment with the lowest birth */
-	uint64_t oldest_birth;
+	/* Of ephemeral pools. */
+	struct queue fresh[TM_POOLS_MAX]; /* TM_QUEUE_NEW, of each pool */
+	struct queue main;                /* TM_QUEUE_MAIN, of all of them */
+	uint32_t putting;                 /* pools that have new pages */
+	uint32_t ephemeral;               /* segments of all of these */
 };
 
 /* What a walk over a segment's entries does with the pages it finds. */
@@ -41,8 +69,9 @@ struct sweep {
 	struct tm_store *s;
 	struct tm_pool *pool;
 	uint32_t segment;
-	bool keep_all;      /* cleaning */
-	uint32_t keep_hits; /* evicting: bytes of hit pages that may still be kept */
+	enum tm_queue queue;
+	bool keep_all;       /* cleaning */
+	uint32_t keep_bytes; /* evicting: bytes of used pages that may still be kept */
 	uint64_t evicted, promoted, cleaned;
 };
 
@@ -58,47 +87,92 @@ static void end_pass(struct tm_store *s)
 	tm_unlock(&s->reclaim_lock);
 }
 
-static struct victims find_victims(struct tm_store *s)
+static void count_ephemeral(struct victims *v, const struct tm_store *s, uint32_t id, bool victim)
 {
-	struct victims v = {TM_SEGMENT_NONE, UINT32_MAX, TM_SEGMENT_NONE, UINT64_MAX};
+	const struct tm_segment *seg = tm_segment(s->arena, id);
+	const struct tm_pool *p = &s->pools[seg->owner->pool];
+	struct queue *q = tm_log_queue(&p->log, seg) == TM_QUEUE_NEW ? &v->fresh[p->id] : &v->main;
+
+	v->ephemeral++;
+	v->putting += q != &v->main && q->segments == 0;
+	q->segments++;
+	if (victim && seg->birth < q->oldest_birth) {
+		q->oldest = id;
+		q->oldest_birth = seg->birth;
+	}
+}
+
+static void find_victims(struct tm_store *s, struct victims *v)
+{
+	*v = (struct victims){.emptiest = TM_SEGMENT_NONE,
+		.emptiest_live = UINT32_MAX,
+		.main = {0, TM_SEGMENT_NONE, UINT64_MAX}};
+	for (int i = 0; i < TM_POOLS_MAX; i++)
+		v->fresh[i] = v->main;
 
 	for (uint32_t id = 0; id < tm_arena_segments(s->arena); id++) {
 		struct tm_segment *seg = tm_segment(s->arena, id);
 		uint32_t live;
+		bool victim;
 
-		if (atomic_load(&seg->state) != TM_SEGMENT_SEALED ||
-			!tm_segment_try_ref(s->arena, id))
+		if (!tm_segment_try_ref(s->arena, id))
 			continue;
-		/* The reference keeps owner and birth from changing; the state may have just
-		 * before. */
+		/* The reference keeps owner and birth from changing. */
 		live = atomic_load(&seg->live_bytes);
-		if (atomic_load(&seg->state) == TM_SEGMENT_SEALED &&
-			seg->swept != s->reclaim_pass) {
-			if (live < v.emptiest_live) {
-				v.emptiest = id;
-				v.emptiest_live = live;
-			}
-			if (!(seg->owner->flags & TM_POOL_PERSIST) && seg->birth < v.oldest_birth) {
-				v.oldest = id;
-				v.oldest_birth = seg->birth;
-			}
+		victim = atomic_load(&seg->state) == TM_SEGMENT_SEALED &&
+			seg->swept != s->reclaim_pass;
+		if (victim && live < v->emptiest_live) {
+			v->emptiest = id;
+			v->emptiest_live = live;
 		}
+		if (!(seg->owner->flags & TM_POOL_PERSIST))
+			count_ephemeral(v, s, id, victim);
 		tm_segment_unref(s->arena, id);
 	}
-	return v;
 }
 
-/* Move the page to the pool's head for moved pages. False when there is no room. */
-static bool move_locked(
-	struct sweep *w, struct tm_cursor *c, const struct tm_entry_view *e, uint64_t slot)
+/* Of two queues the one with the older victim, if it has more segments than `part`. */
+static const struct queue *older(const struct queue *a, const struct queue *b, uint32_t part)
+{
+	if (b->oldest == TM_SEGMENT_NONE || b->segments <= part)
+		return a;
+	return a && a->oldest_birth < b->oldest_birth ? a : b;
+}
+
+/*
+ * The ephemeral segment to evict, or TM_SEGMENT_NONE. As long as new pages have more than their
+ * share of all, the oldest of them go, but not those of a pool that has no more than its part of
+ * that share: whoever puts much does not crowd out who puts little. In the main queue, where every
+ * page proved to be used, the oldest go, whoever's they are.
+ */
+static uint32_t choose_evicted(const struct victims *v)
+{
+	const struct queue *first = NULL;
+	uint32_t fresh = v->ephemeral - v->main.segments;
+	uint32_t share = TM_MAX(v->ephemeral / NEW_SHARE, 1u);
+	uint32_t part = v->putting > 1 ? share / v->putting : share;
+
+	if (fresh > share || v->main.oldest == TM_SEGMENT_NONE) {
+		for (int i = 0; i < TM_POOLS_MAX; i++)
+			first = older(first, &v->fresh[i], TM_MAX(part, 1u));
+		for (int i = 0; i < TM_POOLS_MAX && !first; i++)
+			first = older(first, &v->fresh[i], 0);
+	}
+	return first ? first->oldest : v->main.oldest;
+}
+
+/* Move the page to the end of a queue. False when there is no room. */
+static bool move_locked(struct sweep *w, struct tm_cursor *c, const struct tm_entry_view *e,
+	uint64_t slot, enum tm_queue queue, uint32_t hits)
 {
 	struct tm_encoded encoded = {e->codec, e->bytes, e->payload};
 	struct tm_killed killed;
 	uint64_t moved;
 
-	if (tm_log_append(&w->pool->log, true, &e->oid, e->index, e->seq, encoded, &moved) < 0)
+	if (tm_log_append(&w->pool->log, queue, true, &e->oid, e->index, e->seq, encoded, &moved) <
+		0)
 		return false;
-	tm_cursor_set(c, moved);
+	tm_cursor_set(c, moved | hits);
 	killed = tm_log_kill(w->s->arena, slot);
 	/* The same page, but its object id may now be in the segment's header, or no longer be. */
 	tm_stat_sub(w->pool, TM_STAT_PAYLOAD_BYTES, killed.total);
@@ -109,6 +183,12 @@ static bool move_locked(
 	return true;
 }
 
+/* Was the page used since it came to its queue, and is there still room for such ones? */
+static bool is_kept(const struct sweep *w, const struct tm_entry_view *e, uint32_t hits)
+{
+	return hits >= (w->queue == TM_QUEUE_NEW ? PROMOTE_HITS : 1) && e->total <= w->keep_bytes;
+}
+
 /* One live entry: keep it by moving it, or drop it. False: it could do neither. */
 static bool sweep_entry(struct sweep *w, const struct tm_entry_view *e, uint32_t offset)
 {
@@ -116,6 +196,7 @@ static bool sweep_entry(struct sweep *w, const struct tm_entry_view *e, uint32_t
 	uint64_t here = tm_slot(w->segment, offset), slot;
 	bool persistent = tm_pool_is_persistent(w->pool), done = true;
 	struct tm_cursor c;
+	uint32_t hits;
 
 	tm_index_lock(w->s->index, &h, &c);
 	slot = tm_cursor_get(&c);
@@ -124,14 +205,20 @@ static bool sweep_entry(struct sweep *w, const struct tm_entry_view *e, uint32_t
 		tm_index_unlock(&c);
 		return true;
 	}
-	if (w->keep_all && move_locked(w, &c, e, slot)) {
+	hits = tm_slot_hits(slot);
+	if (w->keep_all &&
+		move_locked(w, &c, e, slot, persistent ? TM_QUEUE_MAIN : w->queue, hits)) {
 		w->cleaned++;
-	} else if (tm_slot_hits(slot) && e->total <= w->keep_hits && move_locked(w, &c, e, slot)) {
-		w->keep_hits -= e->total;
+	} else if (is_kept(w, e, hits) &&
+		move_locked(
+			w, &c, e, slot, TM_QUEUE_MAIN, w->queue == TM_QUEUE_NEW ? 0 : hits - 1)) {
+		w->keep_bytes -= e->total;
 		w->promoted++;
 	} else if (!persistent) {
 		tm_page_dead_locked(w->s, w->pool, slot);
 		tm_cursor_set(&c, TM_SLOT_NONE);
+		if (w->queue == TM_QUEUE_NEW)
+			tm_ghost_remember(&w->pool->ghost, tm_ghost_hash(&e->oid, e->index));
 		w->evicted++;
 	} else {
 		done = false;
@@ -142,11 +229,12 @@ static bool sweep_entry(struct sweep *w, const struct tm_entry_view *e, uint32_t
 	return done;
 }
 
-/* Empty a sealed segment. `keep_all`: clean it, else evict it, keeping up to `keep_hits` bytes. */
-static void sweep_segment(struct tm_store *s, uint32_t id, bool keep_all, uint32_t keep_hits)
+/* Empty a sealed segment. `keep_all`: clean it, else evict it, keeping up to `keep_bytes` of used
+ * pages. */
+static void sweep_segment(struct tm_store *s, uint32_t id, bool keep_all, uint32_t keep_bytes)
 {
 	struct tm_segment *seg = tm_segment(s->arena, id);
-	struct sweep w = {.s = s, .segment = id, .keep_all = keep_all, .keep_hits = keep_hits};
+	struct sweep w = {.s = s, .segment = id, .keep_all = keep_all, .keep_bytes = keep_bytes};
 	const uint8_t *data = tm_segment_data(s->arena, id);
 	uint32_t offset = sizeof(struct tm_segment_header);
 	struct tm_entry_view e;
@@ -161,6 +249,7 @@ static void sweep_segment(struct tm_store *s, uint32_t id, bool keep_all, uint32
 		return;
 	}
 	w.pool = &s->pools[seg->owner->pool];
+	w.queue = tm_log_queue(&w.pool->log, seg);
 	seg->swept = s->reclaim_pass;
 	while (going && offset < seg->tail) {
 		if (tm_entry_view(data + offset, seg->tail - offset, &seg->oid, &e) < 0) {
@@ -195,16 +284,21 @@ static bool seal_all(struct tm_store *s)
 	return sealed > 0;
 }
 
-/* Free, or begin to free, one segment of a pool. False when there is nothing left to give. */
-static bool step(struct tm_store *s)
+/* Free, or begin to free, one segment of a pool, as step `n` of a pass. False when there is nothing
+ * left to give. */
+static bool step(struct tm_store *s, uint32_t n)
 {
 	uint32_t bytes = tm_arena_segment_bytes(s->arena);
-	struct victims v = find_victims(s);
+	struct victims v;
+	uint32_t evicted;
 
+	find_victims(s, &v);
+	evicted = choose_evicted(&v);
 	if (v.emptiest_live <= bytes / 2)
 		sweep_segment(s, v.emptiest, true, 0);
-	else if (v.oldest != TM_SEGMENT_NONE)
-		sweep_segment(s, v.oldest, false, bytes / 2);
+	else if (evicted != TM_SEGMENT_NONE)
+		sweep_segment(s, evicted, false,
+			n < TM_MIN((uint32_t)STEPS_FULL, v.ephemeral / 4) ? bytes : bytes / 2);
 	else if (v.emptiest_live <= bytes - bytes / 8)
 		sweep_segment(s, v.emptiest, true, 0);
 	else
@@ -232,8 +326,8 @@ bool tm_make_room(struct tm_store *s, enum tm_room room, int rc, uint64_t seen)
 		return false;
 	begin_pass(s);
 	done = tm_arena_released(s->arena) != seen && has_room(s, room);
-	for (int i = 0; i < STEPS_MAX && !done; i++) {
-		if (!(room == TM_ROOM_NODE && tm_arena_trim(s->arena)) && !step(s))
+	for (uint32_t i = 0; i < STEPS_MAX && !done; i++) {
+		if (!(room == TM_ROOM_NODE && tm_arena_trim(s->arena)) && !step(s, i))
 			break;
 		done = has_room(s, room);
 	}
@@ -246,16 +340,18 @@ uint64_t tm_store_release(struct tm_store *s, uint64_t bytes)
 	uint64_t before, released = 0;
 	bool sealed = false;
 	struct victims v;
+	uint32_t evicted;
 
 	begin_pass(s);
 	tm_arena_give_back(s->arena, 1);
 	before = tm_arena_released(s->arena);
 	while (released < bytes) {
-		v = find_victims(s);
+		find_victims(s, &v);
+		evicted = choose_evicted(&v);
 		if (!s->budget.resident && tm_arena_trim(s->arena))
 			; /* the cheapest way */
-		else if (v.oldest != TM_SEGMENT_NONE)
-			sweep_segment(s, v.oldest, false, 0);
+		else if (evicted != TM_SEGMENT_NONE)
+			sweep_segment(s, evicted, false, 0);
 		else if (sealed || !seal_all(s))
 			break;
 		else
@@ -272,7 +368,7 @@ void tm_store_shrink(struct tm_store *s)
 {
 	begin_pass(s);
 	while (tm_budget_used(&s->budget) > tm_budget_limit(&s->budget) &&
-		(tm_arena_trim(s->arena) || step(s)))
+		(tm_arena_trim(s->arena) || step(s, STEPS_MAX)))
 		;
 	end_pass(s);
 }

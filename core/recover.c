@@ -33,8 +33,8 @@ static struct tm_pool *pool_of(
 			return NULL;
 		p->recovered = true;
 	}
-	return p->log.owner.flags == header->flags && p->log.owner.attrs == header->attrs ? p
-											  : NULL;
+	return p->log.owner->flags == header->flags && p->log.owner->attrs == header->attrs ? p
+											    : NULL;
 }
 
 static uint64_t sequence_at(struct tm_store *s, uint64_t slot)
@@ -109,7 +109,7 @@ int tm_recover(struct tm_store *s, bool ephemeral)
 
 		if (!p)
 			continue;
-		tm_segment_adopt(s->arena, id, &p->log.owner, &header);
+		tm_segment_adopt(s->arena, id, &p->log.owner[TM_QUEUE_NEW], &header);
 		rc = recover_segment(s, p, id);
 	}
 	s->budget.unlimited = false;

@@ -15,7 +15,7 @@
 
 #define TM_SLOT_NONE     0ull
 #define TM_SLOT_PRESENT  (1ull << 63)
-#define TM_SLOT_HITS_MAX 3u
+#define TM_SLOT_HITS_MAX 3u /* S3-FIFO needs no more */
 
 static inline uint64_t tm_slot(uint32_t segment, uint32_t offset)
 {

@@ -170,8 +170,8 @@ static struct tm_pool *pool_recovered_locked(
 	for (uint32_t id = 0; id < TM_POOLS_MAX; id++) {
 		struct tm_pool *p = &s->pools[id];
 
-		if (p->taken && p->recovered && p->log.owner.flags == params->flags &&
-			p->log.owner.attrs == params->attrs)
+		if (p->taken && p->recovered && p->log.owner->flags == params->flags &&
+			p->log.owner->attrs == params->attrs)
 			return p;
 	}
 	return NULL;
@@ -192,9 +192,9 @@ int tm_pool_set_up(struct tm_store *s, struct tm_pool *p, const struct tm_pool_p
 	if (rc < 0)
 		return rc;
 	p->page_bytes = TM_PAGE_SIZE << order;
-	tm_log_init(&p->log, s->arena);
-	p->log.owner = (struct tm_owner){
-		p->id, params->flags, params->attrs, &p->stat[TM_STAT_USED_BYTES]};
+	tm_log_init(&p->log, s->arena,
+		&(struct tm_owner){
+			p->id, params->flags, params->attrs, &p->stat[TM_STAT_USED_BYTES]});
 	p->taken = true;
 	p->recovered = false;
 	return 0;
@@ -262,6 +262,7 @@ void tm_pool_tear_down(struct tm_store *s, struct tm_pool *p)
 	while (tm_objects_any(p->objects, &oid))
 		tm_pool_flush_object(s, p, &oid);
 	tm_log_seal(&p->log);
+	tm_ghost_drop(&p->ghost, &s->budget, &p->stat[TM_STAT_USED_BYTES]);
 	tm_objects_destroy(p->objects);
 	tm_unlock(&s->reclaim_lock);
 

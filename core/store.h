@@ -81,8 +81,9 @@ int tm_store_xchg(struct tm_store *s, int pool, const struct tm_oid *oid, uint32
 void tm_store_count(struct tm_store *s, int pool, enum tm_stat stat, int64_t delta);
 void tm_store_usage(struct tm_store *s, struct tm_usage *ret_usage);
 
-/* Give at least `bytes` of ephemeral memory back to the operating system, oldest first, as far as
- * there is that much. Returns the bytes given back, in whole segments. */
+/* Give at least `bytes` of ephemeral memory back to the operating system, in the order of eviction
+ * but keeping nothing, as far as there is that much. Returns the bytes given back, in whole
+ * segments. */
 uint64_t tm_store_release(struct tm_store *s, uint64_t bytes);
 
 /* Shrink until used_bytes is within the limit, as far as ephemeral pages and dead space allow. */
@@ -97,6 +98,8 @@ enum tm_store_fault {
 	TM_FAULT_LIVE_BYTES, /* a segment's live bytes do not add up */
 	TM_FAULT_GAUGE,      /* a pool's pages, orig_bytes, payload_bytes or used_bytes are off */
 	TM_FAULT_LIMIT,      /* more used than the limit */
+	TM_FAULT_OWNER,      /* a segment is in no queue of its pool */
+	TM_FAULT_GHOST,      /* a persistent pool remembers what it evicted */
 };
 int tm_store_check(struct tm_store *s);
 

@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 
 #include "core/budget.h"
+#include "core/ghost.h"
 #include "core/index.h"
 #include "core/keeper.h"
 #include "core/locks.h"
@@ -34,6 +35,7 @@ struct tm_pool {
 	struct tm_objects *objects;
 	_Atomic uint64_t *stat; /* in the ledger */
 	struct tm_log log;
+	struct tm_ghost ghost; /* of an ephemeral pool */
 };
 
 #define TM_POOL_LIVE_BIT (1u << 31)
@@ -53,7 +55,13 @@ struct tm_store {
 
 static inline bool tm_pool_is_persistent(const struct tm_pool *p)
 {
-	return p->log.owner.flags & TM_POOL_PERSIST;
+	return p->log.owner[TM_QUEUE_NEW].flags & TM_POOL_PERSIST;
+}
+
+/* A get takes the page out. */
+static inline bool tm_pool_is_exclusive(const struct tm_pool *p)
+{
+	return !tm_pool_is_persistent(p) && !(p->log.owner[TM_QUEUE_NEW].attrs & TM_POOL_RETAIN);
 }
 
 static inline void tm_stat_add(struct tm_pool *p, enum tm_stat stat, uint64_t n)

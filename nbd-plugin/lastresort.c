@@ -10,7 +10,7 @@
 
 #include "core/util.h"
 
-#define PERIOD_NS 2000000000ull
+#define PERIOD_NS 4000000000ull
 
 static int trigger = -1, meminfo = -1; /* constant once there are requests */
 static _Atomic uint64_t since, stored, refused;
@@ -81,7 +81,7 @@ bool tm_lastresort_refused(void)
 	}
 	if (now - began < PERIOD_NS || !atomic_compare_exchange_strong(&since, &began, now))
 		return false;
-	over = atomic_load(&refused) > atomic_load(&stored) && memory_is_out();
+	over = atomic_load(&refused) / 8 > atomic_load(&stored) && memory_is_out();
 	begin_period(now);
 	return over && write(trigger, "f", 1) == 1;
 }
