@@ -115,6 +115,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: memhog SIZE [ROUNDS]\n");
 		return 2;
 	}
+	signal(SIGTERM, end_soon);
 	h.pages = bytes / PAGE;
 	if (h.pages % STRIDE == 0)
 		h.pages--;
@@ -127,7 +128,6 @@ int main(int argc, char **argv)
 	}
 	for (uint64_t n = 0; n < h.pages; n++)
 		write_page(&h, n);
-	signal(SIGTERM, end_soon);
 	for (r = 0; r < rounds && !enough; r++)
 		if (!check_and_rewrite(&h, (uint64_t)r * 7919))
 			return 1;
