@@ -49,7 +49,7 @@ UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
 HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(B)/tests/faultio.so
 BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
-.PHONY: all help deps demo check check-built bench bench-nbd bench-system bench-trace asan tsan ubsan lint format install clean tests
+.PHONY: all help deps demo check check-built check-long bench bench-nbd bench-system bench-trace asan tsan ubsan lint format install clean tests
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -118,6 +118,10 @@ demo: deps ## see it work: DIR=/your/slow/dir KEEP=1 (needs root)
 
 check: deps ## build and pass every test (needs root for mounts and swap)
 	$(Q)$(MAKE) --no-print-directory check-built
+
+check-long: deps ## half an hour more: 200 kills under load, ten minutes of hosts that stop and go
+	$(Q)$(MAKE) --no-print-directory tests
+	$(Q)KILLS=200 SOAK=600 tests/run bats tests/bats/kill.bats
 
 check-built: tests
 	$(Q)$(MAKE) --no-print-directory B=build/asan SAN='$(ASAN)' $(patsubst tests/unit/%.c,build/asan/tests/%,$(UNIT_SRC))

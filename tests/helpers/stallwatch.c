@@ -56,22 +56,34 @@ static char text[2048]; /* what a console takes without asking for memory */
 static int console;
 static struct {
 	char name[48];
-	int stack;
+	int file;
 } tasks[512];
 static unsigned int task_count;
 
 static void show_task(unsigned int i)
 {
 	int head = snprintf(text, sizeof(text), "%s", tasks[i].name);
-	ssize_t n = pread(tasks[i].stack, text + head, sizeof(text) - (size_t)head, 0);
+	ssize_t n = pread(tasks[i].file, text + head, sizeof(text) - (size_t)head, 0);
 
 	if (n > 0 && write(console, text, (size_t)(head + n)) < 0)
 		return;
 }
 
+/* Read once now, so that reading it again needs no memory. */
+static void add(const char *path, const char *name)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0 || task_count == sizeof(tasks) / sizeof(tasks[0]) ||
+		pread(fd, text, sizeof(text), 0) < 0)
+		return;
+	tasks[task_count].file = fd;
+	snprintf(tasks[task_count++].name, sizeof(tasks[0].name), "%s", name);
+}
+
 static void add_task(const char *dir)
 {
-	char path[300], *name = tasks[task_count].name;
+	char path[300], name[48] = "";
 	int fd, length;
 
 	snprintf(path, sizeof(path), "%s/comm", dir);
@@ -81,9 +93,7 @@ static void add_task(const char *dir)
 		*name = '\0';
 	close(fd);
 	snprintf(path, sizeof(path), "%s/stack", dir);
-	tasks[task_count].stack = open(path, O_RDONLY | O_CLOEXEC);
-	if (tasks[task_count].stack >= 0 && task_count < 511)
-		pread(tasks[task_count++].stack, text, sizeof(text), 0);
+	add(path, name);
 }
 
 /* Every thread of /proc/PID, or of every process that has a program. */
@@ -158,6 +168,8 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	console = off ? open("/dev/console", O_WRONLY | O_CLOEXEC) : STDERR_FILENO;
+	add("/proc/meminfo", "memory\n");
+	add("/proc/swaps", "");
 	add_tasks("/proc");
 	memset(text, ' ', sizeof(text)); /* the console, too, gets its buffer now */
 	if (off && write(console, text, sizeof(text)) < 0)

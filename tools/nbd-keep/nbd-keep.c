@@ -23,6 +23,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "core/util.h"
 #include "tools/nbd-keep/kernel.h"
 #include "tools/nbd-keep/server.h"
 
@@ -138,10 +139,11 @@ static void harden(void)
 		fprintf(stderr, "nbd-keep: PR_SET_IO_FLUSHER (CAP_SYS_RESOURCE): %m\n");
 }
 
-/* In the background: the parent stays until the child has attached, and exits as that went. */
+/* In the background: the parent stays until the child has attached, and exits as that went. Errors
+ * still go where they went. */
 static int go_to_background(void)
 {
-	int end[2];
+	int end[2], null;
 	char status;
 
 	if (pipe2(end, O_CLOEXEC) < 0)
@@ -152,6 +154,10 @@ static int go_to_background(void)
 	case 0:
 		close(end[0]);
 		setsid();
+		null = open("/dev/null", O_RDWR | O_CLOEXEC);
+		dup2(null, STDIN_FILENO);
+		dup2(null, STDOUT_FILENO);
+		close(null);
 		return end[1];
 	default:
 		close(end[1]);
@@ -159,14 +165,73 @@ static int go_to_background(void)
 	}
 }
 
+static bool parse_seconds(const char *text, uint64_t *ret_seconds)
+{
+	char *end;
+	uint64_t n = strtoull(text, &end, 10);
+
+	if (*text < '0' || *text > '9' || *end || n == 0 || n > 1000000)
+		return false;
+	*ret_seconds = n;
+	return true;
+}
+
+/* Where, what and how. 0, or the exit status after a line on standard error. */
+static int prepare(struct keep *k, char **arguments, const char *export)
+{
+	const char *where = arguments[0], *device = arguments[1];
+	int rc = tm_kernel_open(device, &k->kernel);
+
+	if (rc < 0) {
+		fprintf(stderr, "nbd-keep: %s: %s\n", device,
+			rc == -EINVAL           ? "not called /dev/nbdN"
+				: rc == -ENOENT ? "the kernel has no nbd"
+						: strerror(-rc));
+		return 1;
+	}
+	if (tm_server_init(where, &k->server) < 0) {
+		fprintf(stderr, "nbd-keep: %s: neither a socket's path nor a host\n", where);
+		return 1;
+	}
+	k->server.export = export;
+	k->server.command = arguments[2] ? arguments + 2 : NULL;
+	return 0;
+}
+
+static int run(struct keep *k, char **arguments, bool background)
+{
+	struct sigaction on_end = {.sa_handler = end_soon};
+	int rc, told = -1;
+
+	if (background && (told = go_to_background()) < 0) {
+		fprintf(stderr, "nbd-keep: %s\n", strerror(-told));
+		return 1;
+	}
+	sigaction(SIGTERM, &on_end, NULL);
+	sigaction(SIGINT, &on_end, NULL);
+	harden();
+	rc = attach(k);
+	if (rc < 0) {
+		fprintf(stderr, "nbd-keep: cannot attach %s to %s: %s\n", arguments[1],
+			arguments[0], strerror(-rc));
+		tm_server_stop(&k->server);
+		return 1;
+	}
+	if (background && write(told, "", 1) < 0)
+		fprintf(stderr, "nbd-keep: %m\n");
+	close(told);
+	watch(k);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {{"help", no_argument, NULL, 'h'}, {0}};
-	struct sigaction on_end = {.sa_handler = end_soon};
+	static const struct option options[] = {
+		{"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'V'}, {0}};
 	struct keep k = {.wait = 600};
 	const char *export = "";
-	bool background = true;
-	int c, rc, told = -1;
+	bool background = true, fine = true;
+	int c, rc;
 
 	while ((c = getopt_long(argc, argv, "+fN:w:", options, NULL)) != -1) {
 		switch (c) {
@@ -177,50 +242,22 @@ int main(int argc, char **argv)
 			export = optarg;
 			break;
 		case 'w':
-			k.wait = strtoull(optarg, NULL, 10);
+			fine = parse_seconds(optarg, &k.wait) && fine;
 			break;
 		case 'h':
 			printf("%s%s", usage, help);
 			return 0;
+		case 'V':
+			printf("nbd-keep %s\n", TM_VERSION);
+			return 0;
 		default:
-			fputs(usage, stderr);
-			return 2;
+			fine = false;
 		}
 	}
-	if (argc - optind < 2 || k.wait == 0) {
+	if (!fine || argc - optind < 2) {
 		fputs(usage, stderr);
 		return 2;
 	}
-	rc = tm_kernel_open(argv[optind + 1], &k.kernel);
-	if (rc < 0) {
-		fprintf(stderr, "nbd-keep: %s: %s\n", argv[optind + 1],
-			rc == -ENOENT ? "the kernel has no nbd" : strerror(-rc));
-		return 1;
-	}
-	if (tm_server_init(argv[optind], &k.server) < 0) {
-		fprintf(stderr, "nbd-keep: %s: not found\n", argv[optind]);
-		return 1;
-	}
-	k.server.export = export;
-	k.server.command = optind + 2 < argc ? argv + optind + 2 : NULL;
-	if (background && (told = go_to_background()) < 0) {
-		fprintf(stderr, "nbd-keep: %s\n", strerror(-told));
-		return 1;
-	}
-	sigaction(SIGTERM, &on_end, NULL);
-	sigaction(SIGINT, &on_end, NULL);
-	harden();
-	rc = attach(&k);
-	if (rc < 0) {
-		fprintf(stderr, "nbd-keep: cannot attach %s to %s: %s\n", argv[optind],
-			argv[optind + 1], strerror(-rc));
-		tm_server_stop(&k.server);
-		return 1;
-	}
-	if (background && write(told, "", 1) < 0)
-		return 1;
-	if (background)
-		close(told);
-	watch(&k);
-	return 0;
+	rc = prepare(&k, argv + optind, export);
+	return rc ? rc : run(&k, argv + optind, background);
 }

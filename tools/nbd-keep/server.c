@@ -99,7 +99,8 @@ void tm_server_stop(struct tm_server *s)
 
 static int read_all(int fd, void *buffer, size_t length)
 {
-	ssize_t n = length > 0 ? recv(fd, buffer, length, MSG_WAITALL) : 0; /* it waits even for 0 */
+	ssize_t n =
+		length > 0 ? recv(fd, buffer, length, MSG_WAITALL) : 0; /* it waits even for 0 */
 
 	if (n < 0)
 		return -errno;
