@@ -6,7 +6,7 @@
  * one, for ever: the OOM killer is called only by an allocation that may wait for I/O and finds
  * none to wait for, while whoever needs memory waits for a page that is still to be swapped in, and
  * the server, which would bring it, may not wait for I/O. So the server asks for the OOM killer
- * itself, by way of /proc/sysrq-trigger, when for two seconds most writes have been refused and
+ * itself, by way of /proc/sysrq-trigger, when for four seconds nearly all writes are refused and
  * next to no memory is available.
  *
  * Thread safe; nothing here waits or allocates.

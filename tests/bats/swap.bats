@@ -51,3 +51,18 @@ swapped_out() { # BYTES: the kernel wrote at least that much since swap_on
 	try 0 "$REPO/tests/vm/uml" "$REPO/tests/vm/swap-nbd"
 	contains "swapped to the kernel's nbd, all pages right"
 }
+
+# exhausted CASE [MEMORY]: tests/vm/exhaust in a guest of its own.
+exhausted() {
+	requires linux.uml
+	UML_MEM=${2:-256M} UML_DISK=1100M UML_SECONDS=240 try 0 "$REPO/tests/vm/uml" "$REPO/tests/vm/exhaust" "$1"
+	contains "$1: swapped out of all memory, all pages right"
+}
+
+@test "all memory is out, the swap is our own: from memory alone" { exhausted memory 512M; }
+@test "all memory is out: through overflow to a disk" { exhausted fallback; }
+@test "all memory is out: four connections" { exhausted connections; }
+@test "all memory is out: with discard" { exhausted discard; }
+@test "all memory is out: frozen and thawed meanwhile" { exhausted frozen; }
+@test "all memory is out: the budget shrinks and grows meanwhile" { exhausted shrink; }
+@test "all memory and all swap are out: the process is killed, the machine goes on" { exhausted full; }
