@@ -49,7 +49,7 @@ UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
 HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(B)/tests/faultio.so
 BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
-.PHONY: all help deps demo check check-built check-long bench bench-nbd bench-system bench-trace asan tsan ubsan lint format install clean tests
+.PHONY: all help deps demo check check-built check-long check-vm-qemu bench bench-nbd bench-system bench-trace asan tsan ubsan lint format install clean tests
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -122,6 +122,15 @@ check: deps ## build and pass every test (needs root for mounts and swap)
 check-long: deps ## half an hour more: 200 kills under load, ten minutes of hosts that stop and go
 	$(Q)$(MAKE) --no-print-directory tests
 	$(Q)KILLS=200 SOAK=600 tests/run bats tests/bats/kill.bats
+
+# A pause is longer where every instruction is emulated.
+check-vm-qemu: ## exhaustion and kills again, with Debian's kernel on an emulated PC (slow)
+	$(Q)$(MAKE) --no-print-directory deps PEERS='qemu-system-x86 linux-image-amd64 busybox-static cpio'
+	$(Q)$(MAKE) --no-print-directory tests
+	$(Q)for c in fallback connections discard frozen shrink; do \
+		PAUSE=30 VM_MEM=400M tests/vm/qemu tests/vm/exhaust $$c || exit 1; done
+	$(Q)VM_MEM=600M tests/vm/qemu tests/vm/kill swap 5
+	$(Q)VM_MEM=600M tests/vm/qemu tests/vm/kill fio 10
 
 check-built: tests
 	$(Q)$(MAKE) --no-print-directory B=build/asan SAN='$(ASAN)' $(patsubst tests/unit/%.c,build/asan/tests/%,$(UNIT_SRC))
