@@ -31,6 +31,13 @@ client() {
 clients() { tmemctl list --json 2>/dev/null | jq '.clients | length' || echo 0; }
 clients_are() { [ "$(clients)" = "$1" ]; }
 
+# stop PID: SIGSTOP, and every thread has stopped when this returns.
+stop() {
+	kill -STOP "$1"
+	retry 10 stopped "$1"
+}
+stopped() { [ -z "$(grep -h "^State:" "/proc/$1"/task/*/status | grep -v stopped)" ]; }
+
 # of NAME KEY: a number of a client.
 of() { tmemctl list --json | jq -r --arg n "$1" ".clients[] | select(.name == \$n) | .$2"; }
 is() { [ "$(of "$1" "$2")" = "$3" ] || { echo "$1 $2 is $(of "$1" "$2"), not $3"; return 1; }; }

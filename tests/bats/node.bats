@@ -119,7 +119,7 @@ names() { nbdinfo --list --json "$(uri '')" | jq -c '[.exports[]."export-name"]'
 	[ "$(nbdinfo --size "$(uri "$long")")" = $((5 << 20)) ]
 	[ "$(nbdinfo --size "$(uri 'F%C3%BC%C3%9Fe%20%3B%20x%20%3D%201%2C%20%232')")" = $((6 << 20)) ]
 	[ "$(nbdinfo --size "$(uri ../../etc/passwd)")" = $((7 << 20)) ]
-	is ../../etc/passwd weight 100
+	retry 10 is ../../etc/passwd weight 100
 	for unknown in other "${long}y" "${long:1}" .. F; do
 		try 1 nbdinfo "$(uri "$unknown")"
 		contains 'No such file'
@@ -173,7 +173,7 @@ names() { nbdinfo --list --json "$(uri '')" | jq -c '[.exports[]."export-name"]'
 	tmemd -l 48M -r 1M 3>&-
 	serve export=light size=256M export=heavy size=256M weight=300 limit=128M
 	retry 10 is heavy weight 300
-	is light weight 100
+	retry 10 is light weight 100
 	head -c 64M /dev/urandom >"$T/noise"
 	for e in light heavy; do
 		run nbdcopy "$T/noise" "$(uri $e)" # more than there is
@@ -183,9 +183,9 @@ names() { nbdinfo --list --json "$(uri '')" | jq -c '[.exports[]."export-name"]'
 	retry 10 shares
 	kill -9 "$(tmemctl list --json | jq .host.pid)"
 	retry 10 is heavy weight 300
-	is light weight 100
+	retry 10 is light weight 100
 	tmemctl set heavy weight=50 # the operator has the last word, until the host goes
-	is heavy weight 50
+	retry 10 is heavy weight 50
 }
 
 @test "kill -9: every export is there again, and one that does not fit costs the others nothing" {
@@ -366,8 +366,8 @@ heir_says() { [ "$(cat "$T/heir")" = "$1" ]; }
 	retry 10 inside nbdinfo --size "$web/web1?tls-psk-file=$ETC/web.psk"
 	retry 10 inside nbdinfo --size "$lab/lab?tls-psk-file=$ETC/lab.psk"
 	[ "$(inside nbdinfo --size "$web/web2?tls-psk-file=$ETC/web.psk")" = $((16 << 30)) ]
-	is web1 weight 200
-	is web2 limit_bytes $((8 << 30))
+	retry 10 is web1 weight 200
+	retry 10 is web2 limit_bytes $((8 << 30))
 	for bad in "nbd://localhost:10809/web1" "$web/web1?tls-psk-file=$ETC/lab.psk" \
 		"nbds://lab@localhost:10809/web1?tls-psk-file=$ETC/lab.psk" "nbds://web@localhost:10810/lab?tls-psk-file=$ETC/web.psk" \
 		"nbds://web@localhost:10810/web1?tls-psk-file=$ETC/web.psk" "nbds://localhost:10809/web1"; do

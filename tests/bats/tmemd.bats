@@ -199,7 +199,10 @@ load host
 	client a -n stuck -e 100M
 	stuck=$CLIENT
 	client b -n fine -e 100M
-	kill -STOP $stuck
+	full() { [ "$(of "$1" freeable_bytes)" -ge $((10 << 20)) ]; }
+	retry 20 full stuck
+	retry 20 full fine
+	stop $stuck
 	"$B/tmemctl" flush 1G >"$T/out" 2>"$T/err" 3>&- &
 	pid=$!
 	try 0 tmemctl list
