@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include <xxhash.h>
 
@@ -350,9 +352,13 @@ int tm_fallback_sync(struct tm_fallback *f)
 	return 0;
 }
 
-bool tm_fallback_is_direct(const struct tm_fallback *f)
+bool tm_fallback_takes_memory(const struct tm_fallback *f)
 {
-	return f->direct;
+	struct statfs fs;
+
+	return !f->direct ||
+		(fstatfs(f->fd, &fs) == 0 &&
+			(fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC));
 }
 
 bool tm_fallback_is_encrypted(const struct tm_fallback *f)

@@ -68,7 +68,9 @@ void tm_fallback_discard(struct tm_fallback *f, uint64_t n, unsigned int count);
  * 0 or -errno; after an error the next call tries again. */
 int tm_fallback_sync(struct tm_fallback *f);
 
-bool tm_fallback_is_direct(const struct tm_fallback *f);
+/* Whether writes to the file take memory first: in the page cache, for there is no O_DIRECT on its
+ * file system, or for good, on a tmpfs. */
+bool tm_fallback_takes_memory(const struct tm_fallback *f);
 bool tm_fallback_is_encrypted(const struct tm_fallback *f);
 
 #endif

@@ -114,9 +114,13 @@ static int export_ready(struct tm_export *e)
 		nbdkit_error("%sfallback=%s: %s", TM_EXPORT_LABEL(e), e->fallback, reason);
 		return -1;
 	}
-	if (fallback && !tm_fallback_is_direct(fallback))
-		nbdkit_debug(
-			"fallback: no O_DIRECT on this file system, going through the page cache");
+	if (lock == LOCK_YES && fallback && tm_fallback_takes_memory(fallback)) {
+		nbdkit_error("%slock=yes: fallback=%s takes memory when there is none: it is on a "
+			     "tmpfs, or its file system has no O_DIRECT",
+			TM_EXPORT_LABEL(e), e->fallback);
+		tm_fallback_close(fallback);
+		return -1;
+	}
 	if (tm_device_create(e->size, fallback, &e->device) < 0) {
 		nbdkit_error("%sno memory for the map of %llu pages", TM_EXPORT_LABEL(e),
 			(unsigned long long)pages);

@@ -47,6 +47,15 @@ without() { # CAPABILITIES...: of a command run by root
 	contains 'lock=maybe: neither auto, yes nor no'
 }
 
+@test "lock=yes refuses a fallback that takes memory itself" {
+	mkdir "$T/tmpfs"
+	mount -t tmpfs none "$T/tmpfs"
+	defer "umount $T/tmpfs"
+	try 1 nbdkit -f -U "$T/other.sock" "$PLUGIN" size=1G tmem-socket=none lock=yes fallback="$T/tmpfs/swap"
+	one_line
+	contains "lock=yes: fallback=$T/tmpfs/swap takes memory when there is none"
+}
+
 @test "by default it locks what it may, and warns of the rest in one line" {
 	# shellcheck disable=SC2046
 	serve $(without sys_resource) -- tmem-socket=none

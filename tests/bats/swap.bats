@@ -66,3 +66,9 @@ exhausted() {
 @test "all memory is out: frozen and thawed meanwhile" { exhausted frozen; }
 @test "all memory is out: the budget shrinks and grows meanwhile" { exhausted shrink; }
 @test "all memory and all swap are out: the process is killed, the machine goes on" { exhausted full; }
+
+@test "the manual's set-ups, word for word: local, without the kernel's nbd, and with servers that die" {
+	requires linux.uml
+	UML_MEM=384M UML_DISK=1100M UML_SECONDS=240 try 0 "$REPO/tests/vm/uml" "$REPO/tests/vm/manual"
+	contains 'did as the manual says, all pages right'
+}
