@@ -11,6 +11,7 @@ PLUGIN=$B/nbdkit-tmem-plugin.so
 serve() {
 	SOCK=$T/nbd.sock URI="nbd+unix:///?socket=$T/nbd.sock"
 	nbdkit -U "$SOCK" -P "$T/nbd.pid" "$PLUGIN" tmem-socket=none "$@" 2>"$T/nbd.err"
+	retry 10 test -s "$T/nbd.pid" # written after the parent has gone
 	defer stop_server
 }
 

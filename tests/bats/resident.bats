@@ -18,6 +18,7 @@ serve() {
 	done
 	shift
 	"${through[@]}" nbdkit -U "$SOCK" -P "$T/nbd.pid" "$PLUGIN" size=256M "$@" 2>"$T/nbd.err"
+	retry 10 test -s "$T/nbd.pid" # written after the parent has gone
 	defer 'kill $(cat '"$T"'/nbd.pid)'
 }
 

@@ -8,6 +8,7 @@ load helpers
 # swap_on NAME=VALUE...: a server whose device is the machine's swap; $DEV is the device.
 swap_on() {
 	nbdkit -U "$T/nbd.sock" -P "$T/nbd.pid" "$B/nbdkit-tmem-plugin.so" "$@" 2>"$T/nbd.err"
+	retry 10 test -s "$T/nbd.pid" # written after the parent has gone
 	defer 'kill $(cat '"$T"'/nbd.pid)'
 	DEV=$("$REPO/tools/swap-attach" "$T/nbd.sock")
 	defer "$REPO/tools/swap-attach -d $DEV"

@@ -16,6 +16,7 @@ test_setup() {
 	defer "umount -l $T/mnt"
 	SOCK=$T/nbd.sock URI="nbd+unix:///?socket=$T/nbd.sock"
 	nbdkit -U "$SOCK" -P "$T/nbd.pid" "$B/nbdkit-tmem-plugin.so" size=64M limit=64M pool=disk fallback="$T/fb"
+	retry 10 test -s "$T/nbd.pid" # written after the parent has gone
 	defer 'kill $(cat '"$T"'/nbd.pid)'
 	defer 'kill -9 $(host_pid)'
 	retry 10 both_joined

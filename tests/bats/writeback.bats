@@ -18,6 +18,7 @@ test_setup() {
 serve() {
 	rm -f "$T/nbd.pid" "$SOCK"
 	nbdkit -U "$SOCK" -P "$T/nbd.pid" "$PLUGIN" pool=disk "$@" 2>>"$T/nbd.err"
+	retry 10 test -s "$T/nbd.pid" # written after the parent has gone
 	defer 'kill $(cat '"$T"'/nbd.pid)'
 	retry 10 is_listed true
 }
