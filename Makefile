@@ -49,7 +49,7 @@ UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
 HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(B)/tests/faultio.so
 BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
-.PHONY: all help deps demo check check-built check-long check-vm-qemu bench bench-nbd bench-system bench-trace asan tsan ubsan lint format install clean tests
+.PHONY: all help deps demo check check-built check-long check-vm-qemu bench bench-nbd bench-system bench-trace asan tsan ubsan lint format install uninstall clean tests
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -211,6 +211,10 @@ install: all ## install below DESTDIR and PREFIX
 	ln -sf tmemctl $(SHARE)/bash-completion/completions/tmemstat
 	install -m 644 etc/completion/_tmemctl $(SHARE)/zsh/site-functions
 	install -m 644 etc/completion/tmemctl.fish $(SHARE)/fish/vendor_completions.d
+
+uninstall: ## remove what install put below DESTDIR and PREFIX
+	$(Q)list=$$(mktemp -d) && trap 'rm -rf "$$list"' EXIT && $(MAKE) -s install DESTDIR="$$list" && \
+		(cd "$$list" && find . ! -type d -printf '%P\n') | while read -r f; do rm -f "$(DESTDIR)/$$f"; done
 
 clean: ## remove build/
 	rm -rf build
