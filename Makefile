@@ -214,7 +214,7 @@ install: all ## install below DESTDIR and PREFIX
 
 uninstall: ## remove what install put below DESTDIR and PREFIX
 	$(Q)list=$$(mktemp -d) && trap 'rm -rf "$$list"' EXIT && $(MAKE) -s install DESTDIR="$$list" && \
-		(cd "$$list" && find . ! -type d -printf '%P\n') | while read -r f; do rm -f "$(DESTDIR)/$$f"; done
+		(cd "$$list" && find . ! -type d -printf '%P\n') | while read -r f; do rm -f "$(DESTDIR)/$$f"; done; rmdir "$(SHARE)/doc/tmem" 2>/dev/null || true
 
 clean: ## remove build/
 	rm -rf build
