@@ -27,7 +27,7 @@ static void count_slot(void *opaque, const struct tm_handle *h, uint64_t slot)
 
 	if (id >= tm_arena_segments(s->arena) || atomic_load(&seg->refs) == 0 ||
 		offset >= seg->tail || tm_entry_view(at, seg->tail - offset, &seg->oid, &e) < 0 ||
-		e.dead || !tm_entry_is(at, &e, &h->oid, h->index) ||
+		e.dead || !tm_entry_is(&e, &h->oid, h->index) ||
 		s->pools[seg->owner->pool].objects != h->objects) {
 		c->fault = -TM_FAULT_SLOT;
 		return;

@@ -69,32 +69,31 @@ static int make_room_locked(struct tm_log *log, struct tm_log_head *head, enum t
 }
 
 static uint64_t append_locked(struct tm_log *log, struct tm_log_head *head,
-	const struct tm_oid *oid, uint32_t index, uint64_t seq, struct tm_encoded encoded)
+	const struct tm_entry_view *e, uint32_t *ret_total)
 {
 	struct tm_segment *s = tm_segment(log->arena, head->segment);
-	bool has_oid = !tm_oid_equal(oid, &s->oid);
-	uint32_t total = tm_entry_total(encoded.bytes, has_oid);
+	bool has_oid = !tm_oid_equal(&e->oid, &s->oid);
+	uint32_t total = tm_entry_total(e->bytes, has_oid);
 	uint64_t slot = tm_slot(head->segment, s->tail);
 
-	tm_entry_write(tm_segment_data(log->arena, head->segment) + s->tail, oid, has_oid, index,
-		seq, encoded.codec, encoded.payload, encoded.bytes);
+	tm_entry_write(tm_segment_data(log->arena, head->segment) + s->tail, e, has_oid);
 	tm_segment_ref(log->arena, head->segment);
 	atomic_fetch_add(&s->live_bytes, total);
 	s->tail += total;
+	*ret_total = total;
 	return slot;
 }
 
 int tm_log_append(struct tm_log *log, enum tm_queue queue, bool privileged,
-	const struct tm_oid *oid, uint32_t index, uint64_t seq, struct tm_encoded encoded,
-	uint64_t *ret_slot)
+	const struct tm_entry_view *e, uint64_t *ret_slot, uint32_t *ret_total)
 {
 	struct tm_log_head *head = pick_head(log, queue);
 	int rc;
 
 	tm_lock(&head->lock);
-	rc = make_room_locked(log, head, queue, privileged, oid, encoded.bytes);
+	rc = make_room_locked(log, head, queue, privileged, &e->oid, e->bytes);
 	if (rc == 0)
-		*ret_slot = append_locked(log, head, oid, index, seq, encoded);
+		*ret_slot = append_locked(log, head, e, ret_total);
 	tm_unlock(&head->lock);
 	return rc;
 }

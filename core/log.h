@@ -52,13 +52,12 @@ void tm_log_init(struct tm_log *log, struct tm_arena *a, const struct tm_owner *
 enum tm_queue tm_log_queue(const struct tm_log *log, const struct tm_segment *s);
 
 /*
- * Append one encoded page. `privileged`: its segment may come out of the budget's headroom. On
- * success the entry holds a reference on its segment, and *ret_slot says where it is. -ENOMEM: no
- * room for another segment.
+ * Append an entry as tm_entry_write() does. `privileged`: its segment may come out of the budget's
+ * headroom. On success the entry holds a reference on its segment, *ret_slot says where it is and
+ * *ret_total how many bytes it takes there. -ENOMEM: no room for another segment.
  */
 int tm_log_append(struct tm_log *log, enum tm_queue queue, bool privileged,
-	const struct tm_oid *oid, uint32_t index, uint64_t seq, struct tm_encoded encoded,
-	uint64_t *ret_slot);
+	const struct tm_entry_view *e, uint64_t *ret_slot, uint32_t *ret_total);
 
 /* Mark an entry dead; the caller then drops its reference with tm_segment_unref(), holding no lock.
  */

@@ -103,15 +103,22 @@ static enum tm_queue queue_for(struct tm_store *s, struct tm_pool *p, const stru
 }
 
 static int append(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h,
-	struct tm_encoded encoded, uint64_t *ret_slot)
+	struct tm_encoded encoded, uint64_t *ret_slot, uint32_t *ret_total)
 {
-	uint64_t seq = atomic_fetch_add(&s->sequence, 1) + 1;
+	struct tm_entry_view e = {
+		.oid = h->oid,
+		.seq = atomic_fetch_add(&s->sequence, 1) + 1,
+		.index = h->index,
+		.bytes = encoded.bytes,
+		.codec = encoded.codec,
+		.payload = encoded.payload,
+	};
 	enum tm_queue queue = queue_for(s, p, h);
 
+	e.check = tm_entry_check(&e);
 	for (int tries = 0;; tries++) {
 		uint64_t seen = tm_arena_released(s->arena);
-		int rc = tm_log_append(
-			&p->log, queue, false, &h->oid, h->index, seq, encoded, ret_slot);
+		int rc = tm_log_append(&p->log, queue, false, &e, ret_slot, ret_total);
 
 		if (rc == 0 || tries == RECLAIM_TRIES ||
 			!tm_make_room(s, TM_ROOM_SEGMENT, rc, seen))
@@ -153,15 +160,12 @@ static int publish(struct tm_store *s, struct tm_pool *p, const struct tm_handle
 static int insert(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h,
 	struct tm_encoded encoded, const uint64_t *expect)
 {
-	struct tm_killed what;
+	struct tm_killed what = {.codec = encoded.codec};
 	uint64_t slot;
-	int rc = append(s, p, h, encoded, &slot);
+	int rc = append(s, p, h, encoded, &slot, &what.total);
 
 	if (rc < 0)
 		return rc;
-	what.codec = encoded.codec;
-	what.total = tm_entry_total(encoded.bytes,
-		!tm_oid_equal(&h->oid, &tm_segment(s->arena, tm_slot_segment(slot))->oid));
 	for (int tries = 0;; tries++) {
 		uint64_t seen = tm_arena_released(s->arena);
 
@@ -235,7 +239,7 @@ static int decode(struct tm_store *s, const struct tm_pool *p, const struct tm_h
 		&tm_segment(s->arena, id)->oid, &view);
 	if (rc < 0)
 		return rc;
-	if (!tm_entry_is(at, &view, &h->oid, h->index))
+	if (!tm_entry_is(&view, &h->oid, h->index))
 		return -EIO;
 	return tm_codec_decode(view.codec, view.payload, view.bytes, ret_page, p->page_bytes);
 }

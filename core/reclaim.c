@@ -165,21 +165,17 @@ static uint32_t choose_evicted(const struct victims *v)
 static bool move_locked(struct sweep *w, struct tm_cursor *c, const struct tm_entry_view *e,
 	uint64_t slot, enum tm_queue queue, uint32_t hits)
 {
-	struct tm_encoded encoded = {e->codec, e->bytes, e->payload};
 	struct tm_killed killed;
 	uint64_t moved;
+	uint32_t total;
 
-	if (tm_log_append(&w->pool->log, queue, true, &e->oid, e->index, e->seq, encoded, &moved) <
-		0)
+	if (tm_log_append(&w->pool->log, queue, true, e, &moved, &total) < 0)
 		return false;
 	tm_cursor_set(c, moved | hits);
 	killed = tm_log_kill(w->s->arena, slot);
 	/* The same page, but its object id may now be in the segment's header, or no longer be. */
 	tm_stat_sub(w->pool, TM_STAT_PAYLOAD_BYTES, killed.total);
-	tm_stat_add(w->pool, TM_STAT_PAYLOAD_BYTES,
-		tm_entry_total(e->bytes,
-			!tm_oid_equal(
-				&e->oid, &tm_segment(w->s->arena, tm_slot_segment(moved))->oid)));
+	tm_stat_add(w->pool, TM_STAT_PAYLOAD_BYTES, total);
 	return true;
 }
 

@@ -37,7 +37,7 @@
 #define TM_SEGMENT_BYTES_MAX (2u << 20)   /* a huge page */
 
 #define TM_SEGMENT_MAGIC   0x67736d74u /* "tmsg" */
-#define TM_SEGMENT_VERSION 1u
+#define TM_SEGMENT_VERSION 2u
 
 /* What a segment says of itself, for whoever finds the mapping after us. */
 struct tm_segment_header {
