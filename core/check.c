@@ -56,8 +56,7 @@ static uint32_t walk_segment(struct tm_store *s, uint32_t id)
 
 static bool is_owner(const struct tm_pool *p, const struct tm_owner *owner)
 {
-	return p->taken &&
-		(owner == &p->log.owner[TM_QUEUE_NEW] || owner == &p->log.owner[TM_QUEUE_MAIN]);
+	return p->taken && owner >= p->log.owner && owner < p->log.owner + TM_QUEUES;
 }
 
 static void check_segment(struct census *c, uint32_t id)

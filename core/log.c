@@ -21,7 +21,7 @@ void tm_log_init(struct tm_log *log, struct tm_arena *a, const struct tm_owner *
 	for (int i = 0; i < TM_QUEUES; i++)
 		log->owner[i] = *owner;
 	log->heads = tm_log_heads_for(a);
-	for (unsigned int i = 0; i <= TM_LOG_HEADS_MAX; i++) {
+	for (unsigned int i = 0; i < TM_ARRAY_SIZE(log->head); i++) {
 		tm_lock_init(&log->head[i].lock, TM_LOCK_HEAD);
 		log->head[i].segment = TM_SEGMENT_NONE;
 	}
@@ -29,15 +29,15 @@ void tm_log_init(struct tm_log *log, struct tm_arena *a, const struct tm_owner *
 
 enum tm_queue tm_log_queue(const struct tm_log *log, const struct tm_segment *s)
 {
-	return s->owner == &log->owner[TM_QUEUE_MAIN] ? TM_QUEUE_MAIN : TM_QUEUE_NEW;
+	return (enum tm_queue)(s->owner - log->owner);
 }
 
 static struct tm_log_head *pick_head(struct tm_log *log, enum tm_queue queue)
 {
 	int cpu;
 
-	if (queue == TM_QUEUE_MAIN)
-		return &log->head[log->heads];
+	if (queue != TM_QUEUE_NEW)
+		return &log->head[log->heads + queue - TM_QUEUE_MAIN];
 	cpu = sched_getcpu();
 	return &log->head[cpu < 0 ? 0 : (unsigned int)cpu % log->heads];
 }
@@ -112,7 +112,7 @@ unsigned int tm_log_seal(struct tm_log *log)
 {
 	unsigned int sealed = 0;
 
-	for (unsigned int i = 0; i <= log->heads; i++) {
+	for (unsigned int i = 0; i < log->heads + TM_QUEUES - 1; i++) {
 		struct tm_log_head *head = &log->head[i];
 		uint32_t id;
 
