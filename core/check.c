@@ -27,7 +27,7 @@ static void count_slot(void *opaque, const struct tm_handle *h, uint64_t slot)
 
 	if (id >= tm_arena_segments(s->arena) || atomic_load(&seg->refs) == 0 ||
 		offset >= seg->tail || tm_entry_view(at, seg->tail - offset, &seg->oid, &e) < 0 ||
-		e.dead || !tm_entry_is(at, &e, &h->oid, h->index) ||
+		e.dead || !tm_entry_is(&e, &h->oid, h->index) ||
 		s->pools[seg->owner->pool].objects != h->objects) {
 		c->fault = -TM_FAULT_SLOT;
 		return;
@@ -56,8 +56,7 @@ static uint32_t walk_segment(struct tm_store *s, uint32_t id)
 
 static bool is_owner(const struct tm_pool *p, const struct tm_owner *owner)
 {
-	return p->taken &&
-		(owner == &p->log.owner[TM_QUEUE_NEW] || owner == &p->log.owner[TM_QUEUE_MAIN]);
+	return p->taken && owner >= p->log.owner && owner < p->log.owner + TM_QUEUES;
 }
 
 static void check_segment(struct census *c, uint32_t id)

@@ -54,6 +54,8 @@ int tm_codec_decode(enum tm_codec codec, const void *payload, uint32_t bytes, vo
 			(int)page_bytes)
 			return -EIO;
 		return 0;
+	case TM_CODEC_ZSTD:
+		break;
 	}
 	return -EIO;
 }

@@ -16,37 +16,37 @@ uint32_t tm_entry_total(uint32_t payload_bytes, bool has_oid)
 	return TM_ALIGN(head + payload_bytes, 4u);
 }
 
-static uint32_t checksum(const struct tm_oid *oid, uint32_t index, uint64_t seq, uint32_t meta,
-	const void *payload, uint32_t bytes)
+uint32_t tm_entry_check(const struct tm_entry_view *e)
 {
 	struct {
 		struct tm_oid oid;
 		uint64_t seq;
-		uint32_t index, meta;
-	} name = {*oid, seq, index, meta & ~TM_ENTRY_DEAD};
+		uint32_t index, bytes_codec;
+	} name = {e->oid, e->seq, e->index, e->bytes | (uint32_t)e->codec << TM_ENTRY_CODEC_SHIFT};
 
-	return (uint32_t)XXH3_64bits_withSeed(payload, bytes, XXH3_64bits(&name, sizeof(name)));
+	return (uint32_t)XXH3_64bits_withSeed(
+		e->payload, e->bytes, XXH3_64bits(&name, sizeof(name)));
 }
 
-void tm_entry_write(void *at, const struct tm_oid *oid, bool has_oid, uint32_t index, uint64_t seq,
-	enum tm_codec codec, const void *payload, uint32_t bytes)
+void tm_entry_write(void *at, const struct tm_entry_view *e, bool has_oid)
 {
-	uint32_t meta =
-		bytes | (uint32_t)codec << TM_ENTRY_CODEC_SHIFT | (has_oid ? TM_ENTRY_HAS_OID : 0);
-	struct tm_entry *e = at;
-	uint8_t *p = (uint8_t *)(e + 1);
+	struct tm_entry *entry = at;
+	uint8_t *p = (uint8_t *)(entry + 1);
 
 	if (has_oid) {
-		memcpy(p, oid, sizeof(*oid));
-		p += sizeof(*oid);
+		memcpy(p, &e->oid, sizeof(e->oid));
+		p += sizeof(e->oid);
 	}
-	memcpy(p, payload, bytes);
-	e->check = checksum(oid, index, seq, meta, payload, bytes);
-	e->index = index;
-	e->seq_lo = (uint32_t)seq;
-	e->seq_hi = (uint32_t)(seq >> 32);
+	memcpy(p, e->payload, e->bytes);
+	entry->check = e->check;
+	entry->index = e->index;
+	entry->seq_lo = (uint32_t)e->seq;
+	entry->seq_hi = (uint32_t)(e->seq >> 32);
 	/* Last: before this an entry of no bytes ends the segment, after it the entry is whole. */
-	__atomic_store_n(&e->meta, meta, __ATOMIC_RELEASE);
+	__atomic_store_n(&entry->meta,
+		e->bytes | (uint32_t)e->codec << TM_ENTRY_CODEC_SHIFT |
+			(has_oid ? TM_ENTRY_HAS_OID : 0),
+		__ATOMIC_RELEASE);
 }
 
 int tm_entry_view(const void *at, uint32_t room, const struct tm_oid *segment_oid,
@@ -68,6 +68,7 @@ int tm_entry_view(const void *at, uint32_t room, const struct tm_oid *segment_oi
 	v.dead = meta & TM_ENTRY_DEAD;
 	v.seq = (uint64_t)e->seq_hi << 32 | e->seq_lo;
 	v.index = e->index;
+	v.check = e->check;
 	v.oid = *segment_oid;
 	if (meta & TM_ENTRY_HAS_OID) {
 		memcpy(&v.oid, p, sizeof(v.oid));
@@ -78,14 +79,9 @@ int tm_entry_view(const void *at, uint32_t room, const struct tm_oid *segment_oi
 	return 0;
 }
 
-bool tm_entry_is(
-	const void *at, const struct tm_entry_view *view, const struct tm_oid *oid, uint32_t index)
+bool tm_entry_is(const struct tm_entry_view *e, const struct tm_oid *oid, uint32_t index)
 {
-	const struct tm_entry *e = at;
-	uint32_t meta = __atomic_load_n(&e->meta, __ATOMIC_RELAXED);
-
-	return view->index == index && tm_oid_equal(&view->oid, oid) &&
-		e->check == checksum(oid, index, view->seq, meta, view->payload, view->bytes);
+	return e->index == index && tm_oid_equal(&e->oid, oid) && e->check == tm_entry_check(e);
 }
 
 struct tm_killed tm_entry_kill(void *at)

@@ -15,7 +15,8 @@
  *   1. Nothing of an entry changes after it was appended, but the DEAD flag, which is only ever
  * set.
  *   2. `check` covers object, index, sequence, length, codec and payload: a lookup that ends at the
- *      wrong entry fails like a damaged one.
+ *      wrong entry fails like a damaged one. It is made once, when the page is put: an entry that
+ *      moves takes it along, so what was damaged before stays damaged.
  *   3. Of two live entries for one handle the higher sequence is the newer (for recovery).
  */
 #ifndef TM_ENTRY_H
@@ -39,11 +40,12 @@ struct tm_entry {
 	uint32_t meta;
 };
 
-/* An entry taken apart. `payload` points into the segment. */
+/* An entry taken apart, or one that is to be written. `payload` points into the segment. */
 struct tm_entry_view {
 	struct tm_oid oid;
 	uint64_t seq;
 	uint32_t index;
+	uint32_t check;
 	uint32_t bytes; /* of the payload */
 	uint32_t total; /* of the whole entry, padding included */
 	enum tm_codec codec;
@@ -54,9 +56,12 @@ struct tm_entry_view {
 /* Bytes an entry takes in a segment. */
 uint32_t tm_entry_total(uint32_t payload_bytes, bool has_oid);
 
-/* Write an entry of tm_entry_total() bytes to `at` (4-byte aligned). */
-void tm_entry_write(void *at, const struct tm_oid *oid, bool has_oid, uint32_t index, uint64_t seq,
-	enum tm_codec codec, const void *payload, uint32_t bytes);
+/* What `check` has to be for everything else that is in `e`. */
+uint32_t tm_entry_check(const struct tm_entry_view *e);
+
+/* Write an entry of tm_entry_total() bytes to `at` (4-byte aligned), with the `check` it has;
+ * e->total and e->dead do not matter. */
+void tm_entry_write(void *at, const struct tm_entry_view *e, bool has_oid);
 
 /* Take the entry at `at` apart; at most `room` bytes belong to it. `segment_oid` is the object of
  * entries that name none. 0; -EIO when its length does not fit. Verifies nothing else. */
@@ -64,8 +69,7 @@ int tm_entry_view(const void *at, uint32_t room, const struct tm_oid *segment_oi
 	struct tm_entry_view *ret_view);
 
 /* The payload and what names it are as they were written, and it is (oid, index). */
-bool tm_entry_is(
-	const void *at, const struct tm_entry_view *view, const struct tm_oid *oid, uint32_t index);
+bool tm_entry_is(const struct tm_entry_view *e, const struct tm_oid *oid, uint32_t index);
 
 /* What a dead entry was, for the accounts. A damaged entry may say anything here: accounts may then
  * be off, nothing else. */

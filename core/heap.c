@@ -20,16 +20,22 @@ void tm_heap_settle(void)
 
 bool tm_heap_reserve(size_t bytes)
 {
-	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
 	void *block = malloc(bytes);
-	uintptr_t from = (uintptr_t)block & ~(page - 1);
-	uintptr_t to = TM_ALIGN((uintptr_t)block + bytes, page);
 
 	if (!block)
 		return false;
+	tm_heap_populate(block, bytes);
+	free(block);
+	return true;
+}
+
+void tm_heap_populate(void *block, size_t bytes)
+{
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+	uintptr_t from = (uintptr_t)block & ~(page - 1);
+	uintptr_t to = TM_ALIGN((uintptr_t)block + bytes, page);
+
 	/* Locked memory is present already, and an older kernel does not know the call: then the
 	 * heap is what it was. */
 	(void)madvise((void *)from, to - from, MADV_POPULATE_WRITE);
-	free(block);
-	return true;
 }

@@ -19,4 +19,8 @@ void tm_heap_settle(void);
  */
 bool tm_heap_reserve(size_t bytes);
 
+/* Make a block of it present in memory, as touching all of it would. Never changes what is in it.
+ */
+void tm_heap_populate(void *block, size_t bytes);
+
 #endif

@@ -24,7 +24,8 @@ struct tm_keeper {
 
 	struct tm_lock lock; /* of what follows */
 	pthread_cond_t wanted, filled;
-	bool low, stop;
+	_Atomic bool low, stop, pause; /* read without it by tm_keeper_is_wanted() */
+	bool paused;
 	bool dry;       /* somebody waited in vain */
 	uint64_t fills; /* how often there was more */
 };
@@ -49,10 +50,17 @@ static void there_is_more(struct tm_keeper *k)
 	tm_unlock(&k->lock);
 }
 
+/* There is no room for the segments that are missing: make some. */
+static bool clean(struct tm_keeper *k)
+{
+	return k->params.clean && tm_arena_is_short(k->params.arena) &&
+		k->params.clean(k->params.opaque);
+}
+
 /* Fill every reserve. False when the machine had no memory for it. */
 static bool fill(struct tm_keeper *k)
 {
-	int rc;
+	int rc = 0;
 
 	if (k->params.resident && tm_budget_nodes_low(k->params.budget, NODE_BYTES / 2)) {
 		if (!tm_heap_reserve(HEAP_BYTES))
@@ -60,9 +68,39 @@ static bool fill(struct tm_keeper *k)
 		tm_budget_set_nodes(k->params.budget, NODE_BYTES);
 		there_is_more(k);
 	}
-	while ((rc = tm_arena_fill(k->params.arena)) > 0)
+	while (!k->stop && !k->pause &&
+		((rc = tm_arena_fill(k->params.arena)) > 0 || (rc == 0 && clean(k))))
 		there_is_more(k);
 	return rc == 0;
+}
+
+static void pause_locked(struct tm_keeper *k)
+{
+	k->paused = true;
+	pthread_cond_broadcast(&k->filled);
+	while (k->pause && !k->stop)
+		pthread_cond_wait(&k->wanted, &k->lock.mutex);
+	k->paused = false;
+	pthread_cond_broadcast(&k->filled);
+}
+
+/* Do what can wait, then wait until somebody wants something or there is more of that. */
+static void work_locked(struct tm_keeper *k)
+{
+	struct timespec deadline;
+	uint32_t rest_ms;
+
+	if (!k->params.work) {
+		pthread_cond_wait(&k->wanted, &k->lock.mutex);
+		return;
+	}
+	tm_unlock(&k->lock);
+	rest_ms = k->params.work(k->params.opaque, k);
+	tm_lock(&k->lock);
+	if (tm_keeper_is_wanted(k) || rest_ms == 0)
+		return;
+	deadline_in(rest_ms, &deadline);
+	pthread_cond_timedwait(&k->wanted, &k->lock.mutex, &deadline);
 }
 
 static void *keeper_main(void *opaque)
@@ -77,8 +115,12 @@ static void *keeper_main(void *opaque)
 		prctl(PR_SET_IO_FLUSHER, 0, 0, 0, 0);
 	tm_lock(&k->lock);
 	while (!k->stop) {
+		if (k->pause) {
+			pause_locked(k);
+			continue;
+		}
 		if (!k->low) {
-			pthread_cond_wait(&k->wanted, &k->lock.mutex);
+			work_locked(k);
 			continue;
 		}
 		k->low = false;
@@ -110,6 +152,23 @@ static void on_low(void *opaque)
 
 	tm_lock(&k->lock);
 	low_locked(k);
+	tm_unlock(&k->lock);
+}
+
+bool tm_keeper_is_wanted(const struct tm_keeper *k)
+{
+	return k->low || k->stop || k->pause;
+}
+
+void tm_keeper_pause(struct tm_keeper *k, bool pause)
+{
+	if (!k)
+		return;
+	tm_lock(&k->lock);
+	k->pause = pause;
+	pthread_cond_signal(&k->wanted);
+	while (k->paused != pause)
+		pthread_cond_wait(&k->filled, &k->lock.mutex);
 	tm_unlock(&k->lock);
 }
 

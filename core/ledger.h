@@ -7,7 +7,7 @@
  *
  *      host writes                     client writes
  *      granted_bytes, frozen,          limit, used, want, freeable, segments,
- *      compress                        every pool's name, flags and counters
+ *      compress, recompress            every pool's name, flags and counters
  *
  * Invariants
  *   1. The size never changes (F_SEAL_SHRINK | F_SEAL_GROW), so neither side can fault the other.
@@ -27,7 +27,7 @@
 #include "core/tmem.h"
 
 #define TM_LEDGER_MAGIC   0x72646c6dU /* "mldr" */
-#define TM_LEDGER_VERSION 2u
+#define TM_LEDGER_VERSION 3u
 
 enum tm_ledger_pool_state {
 	TM_LEDGER_POOL_FREE,
@@ -54,6 +54,7 @@ struct tm_ledger {
 	_Atomic uint64_t granted_bytes; /* UINT64_MAX until a host said otherwise */
 	_Atomic uint32_t frozen;        /* 0 or 1 */
 	_Atomic uint32_t compress;      /* enum tm_compress */
+	_Atomic uint32_t recompress;    /* 0 or 1; at first the client's wish */
 
 	/* Client. */
 	_Atomic uint64_t limit_bytes; /* the client's own limit; the host can only lower it */

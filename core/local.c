@@ -205,6 +205,9 @@ static int open_store(
 		.keeper = true,
 		.resident = params->resident,
 		.patience_ms = params->patience_ms,
+		.recompress = params->recompress == TM_RECOMPRESS_ON ||
+			(params->recompress == TM_RECOMPRESS_AUTO && !params->resident),
+		.upkeep_percent = params->upkeep_percent,
 	};
 	struct tm_legacy legacy = {-1, -1, 0};
 	int rc = -ENOENT;
@@ -259,7 +262,7 @@ int tm_open(const struct tm_open_params *params, struct tmem **ret_tmem)
 	int rc, state_fd;
 
 	if (!is_good_name(params->name) || !is_good_name(params->type) ||
-		params->weight > TM_WEIGHT_MAX)
+		params->weight > TM_WEIGHT_MAX || params->upkeep_percent > 100)
 		return -EINVAL;
 	if (params->resident)
 		tm_heap_settle();

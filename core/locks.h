@@ -11,13 +11,14 @@
 #include <pthread.h>
 
 enum tm_lock_rank {
-	TM_LOCK_POOLS,   /* store: making and destroying pools */
-	TM_LOCK_RECLAIM, /* store: one thread evicts or cleans */
-	TM_LOCK_SHARD,   /* index: the leaves of one region of handles */
-	TM_LOCK_OBJECTS, /* index: a pool's objects and their lists of leaves */
-	TM_LOCK_HEAD,    /* store: one open segment */
-	TM_LOCK_ARENA,   /* arena: the free segments */
-	TM_LOCK_KEEPER,  /* keeper: what it is to do */
+	TM_LOCK_POOLS,     /* store: making and destroying pools */
+	TM_LOCK_RECLAIM,   /* store: one thread evicts or cleans */
+	TM_LOCK_SHARD,     /* index: the leaves of one region of handles */
+	TM_LOCK_OBJECTS,   /* index: a pool's objects and their lists of leaves */
+	TM_LOCK_HEAD,      /* store: one open segment */
+	TM_LOCK_ARENA,     /* arena: the free segments */
+	TM_LOCK_KEEPER,    /* keeper: what it is to do */
+	TM_LOCK_WORKSPACE, /* unpacker: zstd's memory for one processor */
 	TM_LOCK_RANKS
 };
 

@@ -21,7 +21,7 @@ void tm_log_init(struct tm_log *log, struct tm_arena *a, const struct tm_owner *
 	for (int i = 0; i < TM_QUEUES; i++)
 		log->owner[i] = *owner;
 	log->heads = tm_log_heads_for(a);
-	for (unsigned int i = 0; i <= TM_LOG_HEADS_MAX; i++) {
+	for (unsigned int i = 0; i < TM_ARRAY_SIZE(log->head); i++) {
 		tm_lock_init(&log->head[i].lock, TM_LOCK_HEAD);
 		log->head[i].segment = TM_SEGMENT_NONE;
 	}
@@ -29,15 +29,15 @@ void tm_log_init(struct tm_log *log, struct tm_arena *a, const struct tm_owner *
 
 enum tm_queue tm_log_queue(const struct tm_log *log, const struct tm_segment *s)
 {
-	return s->owner == &log->owner[TM_QUEUE_MAIN] ? TM_QUEUE_MAIN : TM_QUEUE_NEW;
+	return (enum tm_queue)(s->owner - log->owner);
 }
 
 static struct tm_log_head *pick_head(struct tm_log *log, enum tm_queue queue)
 {
 	int cpu;
 
-	if (queue == TM_QUEUE_MAIN)
-		return &log->head[log->heads];
+	if (queue != TM_QUEUE_NEW)
+		return &log->head[log->heads + queue - TM_QUEUE_MAIN];
 	cpu = sched_getcpu();
 	return &log->head[cpu < 0 ? 0 : (unsigned int)cpu % log->heads];
 }
@@ -69,32 +69,31 @@ static int make_room_locked(struct tm_log *log, struct tm_log_head *head, enum t
 }
 
 static uint64_t append_locked(struct tm_log *log, struct tm_log_head *head,
-	const struct tm_oid *oid, uint32_t index, uint64_t seq, struct tm_encoded encoded)
+	const struct tm_entry_view *e, uint32_t *ret_total)
 {
 	struct tm_segment *s = tm_segment(log->arena, head->segment);
-	bool has_oid = !tm_oid_equal(oid, &s->oid);
-	uint32_t total = tm_entry_total(encoded.bytes, has_oid);
+	bool has_oid = !tm_oid_equal(&e->oid, &s->oid);
+	uint32_t total = tm_entry_total(e->bytes, has_oid);
 	uint64_t slot = tm_slot(head->segment, s->tail);
 
-	tm_entry_write(tm_segment_data(log->arena, head->segment) + s->tail, oid, has_oid, index,
-		seq, encoded.codec, encoded.payload, encoded.bytes);
+	tm_entry_write(tm_segment_data(log->arena, head->segment) + s->tail, e, has_oid);
 	tm_segment_ref(log->arena, head->segment);
 	atomic_fetch_add(&s->live_bytes, total);
 	s->tail += total;
+	*ret_total = total;
 	return slot;
 }
 
 int tm_log_append(struct tm_log *log, enum tm_queue queue, bool privileged,
-	const struct tm_oid *oid, uint32_t index, uint64_t seq, struct tm_encoded encoded,
-	uint64_t *ret_slot)
+	const struct tm_entry_view *e, uint64_t *ret_slot, uint32_t *ret_total)
 {
 	struct tm_log_head *head = pick_head(log, queue);
 	int rc;
 
 	tm_lock(&head->lock);
-	rc = make_room_locked(log, head, queue, privileged, oid, encoded.bytes);
+	rc = make_room_locked(log, head, queue, privileged, &e->oid, e->bytes);
 	if (rc == 0)
-		*ret_slot = append_locked(log, head, oid, index, seq, encoded);
+		*ret_slot = append_locked(log, head, e, ret_total);
 	tm_unlock(&head->lock);
 	return rc;
 }
@@ -113,7 +112,7 @@ unsigned int tm_log_seal(struct tm_log *log)
 {
 	unsigned int sealed = 0;
 
-	for (unsigned int i = 0; i <= log->heads; i++) {
+	for (unsigned int i = 0; i < log->heads + TM_QUEUES - 1; i++) {
 		struct tm_log_head *head = &log->head[i];
 		uint32_t id;
 

@@ -4,10 +4,12 @@
  *
  * A pool's segments form two queues, in the order of their births: pages that are new, and pages
  * that proved to be used or, in a persistent pool, to live long. So old pages and new ones do not
- * share segments. The new queue has a few heads, chosen by processor so that threads seldom meet.
+ * share segments; nor do those that were recompressed, which only a persistent pool has. The new
+ * queue has a few heads, chosen by processor so that threads seldom meet.
  *
- *      TM_QUEUE_NEW  -> head[cpu] -> open segment --full--> sealed
- *      TM_QUEUE_MAIN -> head[last] -> open segment --full--> sealed
+ *      TM_QUEUE_NEW    -> head[cpu] ---> open segment --full--> sealed
+ *      TM_QUEUE_MAIN   -> head[heads] -> open segment --full--> sealed
+ *      TM_QUEUE_PACKED -> the next ----> open segment --full--> sealed
  *
  * Which queue a segment is in, its owner tells: there is one for each.
  *
@@ -28,6 +30,7 @@
 enum tm_queue {
 	TM_QUEUE_NEW,
 	TM_QUEUE_MAIN,
+	TM_QUEUE_PACKED,
 	TM_QUEUES
 };
 
@@ -38,9 +41,9 @@ struct tm_log_head {
 
 struct tm_log {
 	struct tm_arena *arena;
-	struct tm_owner owner[TM_QUEUES];              /* alike, but for their addresses */
-	unsigned int heads;                            /* of the new queue */
-	struct tm_log_head head[TM_LOG_HEADS_MAX + 1]; /* [heads] is the main queue's */
+	struct tm_owner owner[TM_QUEUES]; /* alike, but for their addresses */
+	unsigned int heads; /* of the new queue; each other queue has one, behind them */
+	struct tm_log_head head[TM_LOG_HEADS_MAX + TM_QUEUES - 1];
 };
 
 /* How many heads suit an arena: one per processor, fewer when segments are few. */
@@ -52,13 +55,12 @@ void tm_log_init(struct tm_log *log, struct tm_arena *a, const struct tm_owner *
 enum tm_queue tm_log_queue(const struct tm_log *log, const struct tm_segment *s);
 
 /*
- * Append one encoded page. `privileged`: its segment may come out of the budget's headroom. On
- * success the entry holds a reference on its segment, and *ret_slot says where it is. -ENOMEM: no
- * room for another segment.
+ * Append an entry as tm_entry_write() does. `privileged`: its segment may come out of the budget's
+ * headroom. On success the entry holds a reference on its segment, *ret_slot says where it is and
+ * *ret_total how many bytes it takes there. -ENOMEM: no room for another segment.
  */
 int tm_log_append(struct tm_log *log, enum tm_queue queue, bool privileged,
-	const struct tm_oid *oid, uint32_t index, uint64_t seq, struct tm_encoded encoded,
-	uint64_t *ret_slot);
+	const struct tm_entry_view *e, uint64_t *ret_slot, uint32_t *ret_total);
 
 /* Mark an entry dead; the caller then drops its reference with tm_segment_unref(), holding no lock.
  */

@@ -42,32 +42,49 @@ static int page_enter(struct tm_store *s, int id, const struct tm_oid *oid, uint
 /* The gauge that a codec's pages are counted in, or TM_STAT_COUNT. */
 static enum tm_stat codec_gauge(enum tm_codec codec)
 {
-	return codec == TM_CODEC_SAME   ? TM_STAT_SAME_FILLED
-		: codec == TM_CODEC_RAW ? TM_STAT_RAW
-					: TM_STAT_COUNT;
+	return codec == TM_CODEC_SAME    ? TM_STAT_SAME_FILLED
+		: codec == TM_CODEC_RAW  ? TM_STAT_RAW
+		: codec == TM_CODEC_ZSTD ? TM_STAT_PACKED
+					 : TM_STAT_COUNT;
 }
 
-void tm_page_live_locked(struct tm_pool *p, struct tm_killed what)
+static void entry_added(struct tm_pool *p, struct tm_killed what)
 {
 	enum tm_stat gauge = codec_gauge(what.codec);
 
-	tm_stat_add(p, TM_STAT_PAGES, 1);
-	tm_stat_add(p, TM_STAT_ORIG_BYTES, p->page_bytes);
 	tm_stat_add(p, TM_STAT_PAYLOAD_BYTES, what.total);
 	if (gauge != TM_STAT_COUNT)
 		tm_stat_add(p, gauge, 1);
 }
 
-void tm_page_dead_locked(struct tm_store *s, struct tm_pool *p, uint64_t slot)
+static void entry_gone(struct tm_pool *p, struct tm_killed what)
 {
-	struct tm_killed killed = tm_log_kill(s->arena, slot);
-	enum tm_stat gauge = codec_gauge(killed.codec);
+	enum tm_stat gauge = codec_gauge(what.codec);
 
-	tm_stat_sub(p, TM_STAT_PAGES, 1);
-	tm_stat_sub(p, TM_STAT_ORIG_BYTES, p->page_bytes);
-	tm_stat_sub(p, TM_STAT_PAYLOAD_BYTES, killed.total);
+	tm_stat_sub(p, TM_STAT_PAYLOAD_BYTES, what.total);
 	if (gauge != TM_STAT_COUNT)
 		tm_stat_sub(p, gauge, 1);
+}
+
+void tm_page_live_locked(struct tm_pool *p, struct tm_killed what)
+{
+	tm_stat_add(p, TM_STAT_PAGES, 1);
+	tm_stat_add(p, TM_STAT_ORIG_BYTES, p->page_bytes);
+	entry_added(p, what);
+}
+
+void tm_page_dead_locked(struct tm_store *s, struct tm_pool *p, uint64_t slot)
+{
+	tm_stat_sub(p, TM_STAT_PAGES, 1);
+	tm_stat_sub(p, TM_STAT_ORIG_BYTES, p->page_bytes);
+	entry_gone(p, tm_log_kill(s->arena, slot));
+}
+
+void tm_page_moved_locked(
+	struct tm_store *s, struct tm_pool *p, uint64_t slot, struct tm_killed what)
+{
+	entry_added(p, what);
+	entry_gone(p, tm_log_kill(s->arena, slot));
 }
 
 /* Forget a page. True when there was one. */
@@ -103,15 +120,22 @@ static enum tm_queue queue_for(struct tm_store *s, struct tm_pool *p, const stru
 }
 
 static int append(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h,
-	struct tm_encoded encoded, uint64_t *ret_slot)
+	struct tm_encoded encoded, uint64_t *ret_slot, uint32_t *ret_total)
 {
-	uint64_t seq = atomic_fetch_add(&s->sequence, 1) + 1;
+	struct tm_entry_view e = {
+		.oid = h->oid,
+		.seq = atomic_fetch_add(&s->sequence, 1) + 1,
+		.index = h->index,
+		.bytes = encoded.bytes,
+		.codec = encoded.codec,
+		.payload = encoded.payload,
+	};
 	enum tm_queue queue = queue_for(s, p, h);
 
+	e.check = tm_entry_check(&e);
 	for (int tries = 0;; tries++) {
 		uint64_t seen = tm_arena_released(s->arena);
-		int rc = tm_log_append(
-			&p->log, queue, false, &h->oid, h->index, seq, encoded, ret_slot);
+		int rc = tm_log_append(&p->log, queue, false, &e, ret_slot, ret_total);
 
 		if (rc == 0 || tries == RECLAIM_TRIES ||
 			!tm_make_room(s, TM_ROOM_SEGMENT, rc, seen))
@@ -153,15 +177,12 @@ static int publish(struct tm_store *s, struct tm_pool *p, const struct tm_handle
 static int insert(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h,
 	struct tm_encoded encoded, const uint64_t *expect)
 {
-	struct tm_killed what;
+	struct tm_killed what = {.codec = encoded.codec};
 	uint64_t slot;
-	int rc = append(s, p, h, encoded, &slot);
+	int rc = append(s, p, h, encoded, &slot, &what.total);
 
 	if (rc < 0)
 		return rc;
-	what.codec = encoded.codec;
-	what.total = tm_entry_total(encoded.bytes,
-		!tm_oid_equal(&h->oid, &tm_segment(s->arena, tm_slot_segment(slot))->oid));
 	for (int tries = 0;; tries++) {
 		uint64_t seen = tm_arena_released(s->arena);
 
@@ -222,6 +243,17 @@ int tm_store_put(
 	return rc;
 }
 
+int tm_entry_decode(
+	struct tm_store *s, const struct tm_pool *p, const struct tm_entry_view *e, void *ret_page)
+{
+	struct tm_unpacker *u;
+
+	if (e->codec != TM_CODEC_ZSTD)
+		return tm_codec_decode(e->codec, e->payload, e->bytes, ret_page, p->page_bytes);
+	u = atomic_load(&s->unpacker);
+	return u ? tm_unpack(u, e->payload, e->bytes, ret_page, p->page_bytes) : -EIO;
+}
+
 /* Verify and decode the pinned entry at `slot` into a whole page. */
 static int decode(struct tm_store *s, const struct tm_pool *p, const struct tm_handle *h,
 	uint64_t slot, void *ret_page)
@@ -235,9 +267,9 @@ static int decode(struct tm_store *s, const struct tm_pool *p, const struct tm_h
 		&tm_segment(s->arena, id)->oid, &view);
 	if (rc < 0)
 		return rc;
-	if (!tm_entry_is(at, &view, &h->oid, h->index))
+	if (!tm_entry_is(&view, &h->oid, h->index))
 		return -EIO;
-	return tm_codec_decode(view.codec, view.payload, view.bytes, ret_page, p->page_bytes);
+	return tm_entry_decode(s, p, &view, ret_page);
 }
 
 /* Look a page up and pin its segment; with `remove` it is taken out in the same instant, and the

@@ -70,9 +70,10 @@ struct sweep {
 	struct tm_pool *pool;
 	uint32_t segment;
 	enum tm_queue queue;
-	bool keep_all;       /* cleaning */
-	uint32_t keep_bytes; /* evicting: bytes of used pages that may still be kept */
-	uint64_t evicted, promoted, cleaned;
+	bool keep_all;                  /* cleaning */
+	uint32_t keep_bytes;            /* evicting: bytes of used pages that may still be kept */
+	const struct tm_packed *packed; /* recompressing: the next of the new payloads */
+	uint64_t evicted, promoted, cleaned, recompressed, saved;
 };
 
 /* Lock, and begin a pass: every sealed segment may be a victim once. */
@@ -165,21 +166,60 @@ static uint32_t choose_evicted(const struct victims *v)
 static bool move_locked(struct sweep *w, struct tm_cursor *c, const struct tm_entry_view *e,
 	uint64_t slot, enum tm_queue queue, uint32_t hits)
 {
-	struct tm_encoded encoded = {e->codec, e->bytes, e->payload};
-	struct tm_killed killed;
+	struct tm_killed what = {.codec = e->codec};
 	uint64_t moved;
 
-	if (tm_log_append(&w->pool->log, queue, true, &e->oid, e->index, e->seq, encoded, &moved) <
-		0)
+	if (tm_log_append(&w->pool->log, queue, true, e, &moved, &what.total) < 0)
 		return false;
 	tm_cursor_set(c, moved | hits);
-	killed = tm_log_kill(w->s->arena, slot);
 	/* The same page, but its object id may now be in the segment's header, or no longer be. */
-	tm_stat_sub(w->pool, TM_STAT_PAYLOAD_BYTES, killed.total);
-	tm_stat_add(w->pool, TM_STAT_PAYLOAD_BYTES,
-		tm_entry_total(e->bytes,
-			!tm_oid_equal(
-				&e->oid, &tm_segment(w->s->arena, tm_slot_segment(moved))->oid)));
+	tm_page_moved_locked(w->s, w->pool, slot, what);
+	return true;
+}
+
+/* Cleaning keeps a page in its queue, but gathers those of a persistent pool that live long. */
+static bool clean_locked(struct sweep *w, struct tm_cursor *c, const struct tm_entry_view *e,
+	uint64_t slot, uint32_t hits)
+{
+	enum tm_queue queue = w->queue;
+
+	if (queue == TM_QUEUE_NEW && tm_pool_is_persistent(w->pool))
+		queue = TM_QUEUE_MAIN;
+	if (!move_locked(w, c, e, slot, queue, hits))
+		return false;
+	w->cleaned++;
+	return true;
+}
+
+/* The page's new payload, if it has one. */
+static const struct tm_packed *find_packed(struct sweep *w, uint32_t offset)
+{
+	while (w->packed->offset < offset)
+		w->packed = tm_packed_next(w->packed);
+	return w->packed->offset == offset ? w->packed : NULL;
+}
+
+/* What was used since it came here gets another time in its present form; everything else is done
+ * with, in its new one if that is smaller. */
+static bool recompress_locked(struct sweep *w, struct tm_cursor *c, const struct tm_entry_view *e,
+	uint64_t slot, uint32_t hits)
+{
+	const struct tm_packed *packed = find_packed(w, tm_slot_offset(slot));
+	struct tm_entry_view new = *e;
+	bool used = !packed && hits > 0 && e->codec != TM_CODEC_ZSTD;
+
+	if (packed) {
+		new.codec = TM_CODEC_ZSTD;
+		new.bytes = packed->bytes;
+		new.payload = packed->payload;
+		new.check = packed->check;
+	}
+	if (!move_locked(w, c, &new, slot, used ? TM_QUEUE_MAIN : TM_QUEUE_PACKED,
+		    used ? hits - 1 : hits))
+		return false;
+	w->cleaned += !packed;
+	w->recompressed += packed != NULL;
+	w->saved += e->bytes - new.bytes;
 	return true;
 }
 
@@ -189,32 +229,44 @@ static bool is_kept(const struct sweep *w, const struct tm_entry_view *e, uint32
 	return hits >= (w->queue == TM_QUEUE_NEW ? PROMOTE_HITS : 1) && e->total <= w->keep_bytes;
 }
 
+/* Pages that cannot be found by walking stay reachable through the index. Never choose their
+ * segment again. */
+static void give_up_segment(struct sweep *w)
+{
+	tm_stat_add(w->pool, TM_STAT_CORRUPT, 1);
+	atomic_store(&tm_segment(w->s->arena, w->segment)->state, TM_SEGMENT_DAMAGED);
+}
+
 /* One live entry: keep it by moving it, or drop it. False: it could do neither. */
 static bool sweep_entry(struct sweep *w, const struct tm_entry_view *e, uint32_t offset)
 {
 	struct tm_handle h = {w->pool->objects, e->oid, e->index};
 	uint64_t here = tm_slot(w->segment, offset), slot;
-	bool persistent = tm_pool_is_persistent(w->pool), done = true;
+	bool done = true;
 	struct tm_cursor c;
 	uint32_t hits;
 
 	tm_index_lock(w->s->index, &h, &c);
 	slot = tm_cursor_get(&c);
 	if (tm_slot_location(slot) != here) {
-		/* Just being put, or just gone: whoever does it drops the reference. */
+		/* Just being put, or just gone: whoever does it drops the reference. But if what
+		 * is damaged is the name, nobody ever will. */
 		tm_index_unlock(&c);
+		if (!tm_entry_is(e, &e->oid, e->index))
+			give_up_segment(w);
 		return true;
 	}
 	hits = tm_slot_hits(slot);
-	if (w->keep_all &&
-		move_locked(w, &c, e, slot, persistent ? TM_QUEUE_MAIN : w->queue, hits)) {
-		w->cleaned++;
+	if (w->packed) {
+		done = recompress_locked(w, &c, e, slot, hits);
+	} else if (w->keep_all && clean_locked(w, &c, e, slot, hits)) {
+		;
 	} else if (is_kept(w, e, hits) &&
 		move_locked(
 			w, &c, e, slot, TM_QUEUE_MAIN, w->queue == TM_QUEUE_NEW ? 0 : hits - 1)) {
 		w->keep_bytes -= e->total;
 		w->promoted++;
-	} else if (!persistent) {
+	} else if (!tm_pool_is_persistent(w->pool)) {
 		tm_page_dead_locked(w->s, w->pool, slot);
 		tm_cursor_set(&c, TM_SLOT_NONE);
 		if (w->queue == TM_QUEUE_NEW)
@@ -229,12 +281,12 @@ static bool sweep_entry(struct sweep *w, const struct tm_entry_view *e, uint32_t
 	return done;
 }
 
-/* Empty a sealed segment. `keep_all`: clean it, else evict it, keeping up to `keep_bytes` of used
- * pages. */
-static void sweep_segment(struct tm_store *s, uint32_t id, bool keep_all, uint32_t keep_bytes)
+/* Empty a sealed segment. */
+static void sweep(struct sweep w)
 {
+	struct tm_store *s = w.s;
+	uint32_t id = w.segment;
 	struct tm_segment *seg = tm_segment(s->arena, id);
-	struct sweep w = {.s = s, .segment = id, .keep_all = keep_all, .keep_bytes = keep_bytes};
 	const uint8_t *data = tm_segment_data(s->arena, id);
 	uint32_t offset = sizeof(struct tm_segment_header);
 	struct tm_entry_view e;
@@ -253,10 +305,7 @@ static void sweep_segment(struct tm_store *s, uint32_t id, bool keep_all, uint32
 	seg->swept = s->reclaim_pass;
 	while (going && offset < seg->tail) {
 		if (tm_entry_view(data + offset, seg->tail - offset, &seg->oid, &e) < 0) {
-			/* A damaged length hides what follows it; those pages stay reachable
-			 * through the index. Never choose this segment again. */
-			tm_stat_add(w.pool, TM_STAT_CORRUPT, 1);
-			atomic_store(&seg->state, TM_SEGMENT_DAMAGED);
+			give_up_segment(&w); /* a damaged length hides what follows it */
 			break;
 		}
 		if (!e.dead)
@@ -266,7 +315,16 @@ static void sweep_segment(struct tm_store *s, uint32_t id, bool keep_all, uint32
 	tm_stat_add(w.pool, TM_STAT_EVICTED, w.evicted);
 	tm_stat_add(w.pool, TM_STAT_PROMOTED, w.promoted);
 	tm_stat_add(w.pool, TM_STAT_CLEANED, w.cleaned);
+	tm_stat_add(w.pool, TM_STAT_RECOMPRESSED, w.recompressed);
+	tm_stat_add(w.pool, TM_STAT_RECOMPRESS_SAVED_BYTES, w.saved);
 	tm_segment_unref(s->arena, id);
+}
+
+/* `keep_all`: clean it, else evict it, keeping up to `keep_bytes` of used pages. */
+static void sweep_segment(struct tm_store *s, uint32_t id, bool keep_all, uint32_t keep_bytes)
+{
+	sweep((struct sweep){
+		.s = s, .segment = id, .keep_all = keep_all, .keep_bytes = keep_bytes});
 }
 
 static bool seal_all(struct tm_store *s)
@@ -371,4 +429,48 @@ void tm_store_shrink(struct tm_store *s)
 		(tm_arena_trim(s->arena) || step(s, STEPS_MAX)))
 		;
 	end_pass(s);
+}
+
+void tm_sweep_packed(struct tm_store *s, uint32_t id, const struct tm_packed *packed)
+{
+	begin_pass(s);
+	sweep((struct sweep){.s = s, .segment = id, .keep_all = true, .packed = packed});
+	end_pass(s);
+}
+
+/* The sealed segment with the fewest live bytes, if they are at most `live_max`; in an ephemeral
+ * pool, where eviction is cheaper, half a segment. */
+static uint32_t find_emptiest(struct tm_store *s, uint32_t live_max)
+{
+	uint32_t emptiest = TM_SEGMENT_NONE, half = tm_arena_segment_bytes(s->arena) / 2;
+
+	for (uint32_t id = 0; id < tm_arena_segments(s->arena); id++) {
+		struct tm_segment *seg = tm_segment(s->arena, id);
+		uint32_t live;
+
+		if (!tm_segment_try_ref(s->arena, id))
+			continue;
+		live = atomic_load(&seg->live_bytes);
+		if (atomic_load(&seg->state) == TM_SEGMENT_SEALED && live <= live_max &&
+			(live <= half || seg->owner->flags & TM_POOL_PERSIST)) {
+			emptiest = id;
+			live_max = live;
+		}
+		tm_segment_unref(s->arena, id);
+	}
+	return emptiest;
+}
+
+bool tm_clean(struct tm_store *s, uint32_t live_max)
+{
+	uint64_t seen;
+	uint32_t id;
+
+	begin_pass(s);
+	seen = tm_arena_released(s->arena);
+	id = find_emptiest(s, live_max);
+	if (id != TM_SEGMENT_NONE)
+		sweep_segment(s, id, true, 0);
+	end_pass(s);
+	return tm_arena_released(s->arena) != seen;
 }

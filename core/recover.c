@@ -90,7 +90,11 @@ static int recover_segment(struct tm_store *s, struct tm_pool *p, uint32_t id)
 	int rc = 0;
 
 	while (rc == 0 && tm_entry_view(data + seg->tail, end - seg->tail, &seg->oid, &e) == 0) {
-		if (!e.dead)
+		if (e.codec == TM_CODEC_ZSTD) {
+			rc = tm_upkeep_unpacker(s);
+			seg->owner = &p->log.owner[TM_QUEUE_PACKED];
+		}
+		if (rc == 0 && !e.dead)
 			rc = recover_entry(s, p, &e, tm_slot(id, seg->tail));
 		s->sequence = TM_MAX(atomic_load(&s->sequence), e.seq);
 		seg->tail += e.total;

@@ -223,6 +223,7 @@ static void take(struct tm_arena *a, uint32_t id, const struct tm_owner *owner,
 	s->owner = owner;
 	s->oid = header->oid;
 	atomic_store(&s->live_bytes, 0);
+	atomic_store(&s->sealed_ns, tm_now_ns());
 	atomic_store(&s->state, state);
 	atomic_store(&s->refs, 1); /* last: tm_segment_try_ref looks at nothing else */
 	atomic_fetch_add(owner->used_bytes, a->segment_bytes);
@@ -275,6 +276,16 @@ void tm_arena_give_back(struct tm_arena *a, int n)
 static bool is_short_locked(const struct tm_arena *a)
 {
 	return a->ready_count + a->coming < a->reserve.target;
+}
+
+bool tm_arena_is_short(struct tm_arena *a)
+{
+	bool is_short;
+
+	tm_lock(&a->lock);
+	is_short = is_short_locked(a);
+	tm_unlock(&a->lock);
+	return is_short;
 }
 
 static void count_freeable(struct tm_arena *a, bool more)
@@ -482,6 +493,7 @@ int tm_segment_open(struct tm_arena *a, const struct tm_owner *owner, const stru
 
 void tm_segment_seal(struct tm_arena *a, uint32_t id)
 {
+	atomic_store(&a->segments[id].sealed_ns, tm_now_ns());
 	atomic_store(&a->segments[id].state, TM_SEGMENT_SEALED);
 	tm_segment_unref(a, id);
 }

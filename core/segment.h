@@ -37,7 +37,7 @@
 #define TM_SEGMENT_BYTES_MAX (2u << 20)   /* a huge page */
 
 #define TM_SEGMENT_MAGIC   0x67736d74u /* "tmsg" */
-#define TM_SEGMENT_VERSION 1u
+#define TM_SEGMENT_VERSION 2u
 
 /* What a segment says of itself, for whoever finds the mapping after us. */
 struct tm_segment_header {
@@ -71,6 +71,8 @@ struct tm_segment {
 	_Atomic uint32_t live_bytes; /* of entries that are not dead */
 	uint32_t tail;               /* bytes appended, header included; see invariant 3 */
 	uint64_t birth;
+	_Atomic uint64_t
+		sealed_ns; /* when it was, or was last found to be of no use to recompress */
 	uint64_t swept; /* the reclaim pass that last emptied it; under the store's reclaim lock */
 	const struct tm_owner *owner;
 	struct tm_oid oid;
@@ -135,6 +137,9 @@ struct tm_reserve {
 	void *opaque;
 };
 void tm_arena_set_reserve(struct tm_arena *a, const struct tm_reserve *reserve);
+
+/* Are there fewer ready segments than there should be? */
+bool tm_arena_is_short(struct tm_arena *a);
 
 /* Make one more segment ready: 1; 0 when there are enough, or no room in the budget for more;
  * -ENOMEM when the machine has none. May wait for memory, holding no lock. */

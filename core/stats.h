@@ -20,6 +20,7 @@ enum tm_stat_kind {
 enum tm_stat_unit {
 	TM_STAT_UNIT_PAGES,
 	TM_STAT_UNIT_BYTES,
+	TM_STAT_UNIT_US,
 	TM_STAT_UNIT_OPS,
 };
 

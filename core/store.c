@@ -43,6 +43,9 @@ static int store_open(const struct tm_store_params *params, int fd, struct tm_st
 	atomic_store(&ledger->segment_bytes, segment_bytes);
 	atomic_store(&ledger->huge_pages, tm_arena_huge(s->arena));
 	atomic_store(&ledger->resident, params->resident);
+	atomic_store(&ledger->recompress, params->recompress);
+	s->upkeep.percent = params->upkeep_percent ? params->upkeep_percent : TM_UPKEEP_DEFAULT;
+	s->upkeep.cold_ms = params->cold_ms ? params->cold_ms : TM_COLD_MS_DEFAULT;
 	tm_budget_report(&s->budget);
 	*ret_store = s;
 	return 0;
@@ -73,6 +76,9 @@ static int start_keeper(struct tm_store *s, const struct tm_store_params *params
 		.target = TM_MAX(TM_MIN(bytes / tm_arena_segment_bytes(s->arena), share), least),
 		.resident = params->resident,
 		.patience_ms = params->patience_ms,
+		.clean = tm_upkeep_clean,
+		.work = tm_upkeep_work,
+		.opaque = s,
 	};
 
 	return params->keeper && keeper.target > 0 ? tm_keeper_start(&keeper, &s->keeper) : 0;
@@ -124,6 +130,7 @@ void tm_store_destroy(struct tm_store *s)
 		if (s->pools[id].taken) /* recovered, and nobody asked for it */
 			tm_pool_tear_down(s, &s->pools[id]);
 	}
+	tm_upkeep_end(s);
 	tm_index_destroy(s->index);
 	tm_arena_close(s->arena);
 	tm_lock_destroy(&s->pools_lock);
@@ -312,7 +319,7 @@ void tm_store_usage(struct tm_store *s, struct tm_usage *ret_usage)
 		if (!p)
 			continue;
 		live += atomic_load_explicit(&p->stat[TM_STAT_PAYLOAD_BYTES], memory_order_relaxed);
-		open += (p->log.heads + 1) * segment;
+		open += (p->log.heads + 1 + (atomic_load(&s->unpacker) != NULL)) * segment;
 		tm_pool_leave(p);
 	}
 	*ret_usage = (struct tm_usage){

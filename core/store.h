@@ -39,6 +39,10 @@ struct tm_store_params {
 	bool resident;
 	uint32_t patience_ms;
 
+	bool recompress;         /* at first; the ledger says */
+	uint32_t upkeep_percent; /* as in struct tm_open_params; 100: even while there are puts */
+	uint32_t cold_ms;        /* how long a segment is left alone; 0: the default */
+
 	bool (*refuse)(void *opaque); /* tests: see struct tm_budget */
 	void *opaque;
 };

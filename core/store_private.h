@@ -2,8 +2,8 @@
 /*
  * store_private.h - what the files that make up the store share
  *
- * store.c (the store and its pools), page.c (pages), reclaim.c (eviction and cleaning), recover.c
- * (after a crash), check.c (invariants).
+ * store.c (the store and its pools), page.c (pages), reclaim.c (eviction and cleaning), upkeep.c
+ * (what is done while nobody waits), recover.c (after a crash), check.c (invariants).
  */
 #ifndef TM_STORE_PRIVATE_H
 #define TM_STORE_PRIVATE_H
@@ -16,9 +16,11 @@
 #include "core/keeper.h"
 #include "core/locks.h"
 #include "core/log.h"
+#include "core/pack.h"
 #include "core/segment.h"
 #include "core/slot.h"
 #include "core/store.h"
+#include "core/util.h"
 
 /*
  * A pool's place. Never freed, so an owner pointer in a segment is always good.
@@ -40,6 +42,14 @@ struct tm_pool {
 
 #define TM_POOL_LIVE_BIT (1u << 31)
 
+/* What the keeper does while nobody waits for it; its thread's alone. */
+struct tm_upkeep {
+	uint32_t percent;         /* constant: see struct tm_open_params */
+	uint32_t cold_ms;         /* constant: how long a segment is left alone */
+	struct tm_packer *packer; /* NULL: nothing was cold the last time */
+	uint64_t sequence, at_ns; /* of the last look at how many puts there are */
+};
+
 struct tm_store {
 	struct tm_ledger *ledger;
 	struct tm_budget budget;
@@ -50,6 +60,9 @@ struct tm_store {
 	struct tm_lock pools_lock;   /* pools coming and going */
 	struct tm_lock reclaim_lock; /* one evicts or cleans; held while a pool is torn down */
 	uint64_t reclaim_pass;       /* under reclaim_lock */
+	struct tm_unpacker
+		*_Atomic unpacker; /* NULL until there is, or may soon be, a ZSTD entry */
+	struct tm_upkeep upkeep;
 	struct tm_pool pools[TM_POOLS_MAX];
 };
 
@@ -92,9 +105,15 @@ int tm_recover(struct tm_store *s, bool ephemeral);
 /* Under the shard's lock: an entry became a page of the pool, in the counters. */
 void tm_page_live_locked(struct tm_pool *p, struct tm_killed what);
 
-/* Under the shard's lock: the entry at `slot` is no longer anybody's page. The caller drops its
- * reference once it holds no lock. */
+/* Under the shard's lock: the entry at `slot` is no longer anybody's page; or, moved, it is now the
+ * one that `what` says. The caller drops its reference once it holds no lock. */
 void tm_page_dead_locked(struct tm_store *s, struct tm_pool *p, uint64_t slot);
+void tm_page_moved_locked(
+	struct tm_store *s, struct tm_pool *p, uint64_t slot, struct tm_killed what);
+
+/* Rebuild the page of an entry, of any codec, whose checksum is right. 0; -EIO. */
+int tm_entry_decode(
+	struct tm_store *s, const struct tm_pool *p, const struct tm_entry_view *e, void *ret_page);
 
 /*
  * After an allocation failed with `rc`, make room for another try. -ENOMEM: get at least one
@@ -108,5 +127,43 @@ enum tm_room {
 	TM_ROOM_NODE,
 };
 bool tm_make_room(struct tm_store *s, enum tm_room room, int rc, uint64_t seen);
+
+/* Move the pages out of the emptiest segment, if at most `live_max` bytes of it are alive (in an
+ * ephemeral pool: half of them). False when that freed nothing. Takes locks as tm_make_room. */
+bool tm_clean(struct tm_store *s, uint32_t live_max);
+
+/*
+ * New payloads for entries of a segment, in the order of the segment, on addresses that are
+ * multiples of 4. The last one has no bytes and the offset UINT32_MAX.
+ */
+struct tm_packed {
+	uint32_t offset; /* of the entry */
+	uint32_t check;  /* its tm_entry_check() with the new payload */
+	uint32_t bytes;
+	uint8_t payload[];
+};
+
+static inline struct tm_packed *tm_packed_next(const struct tm_packed *packed)
+{
+	return (struct tm_packed *)(packed->payload + TM_ALIGN(packed->bytes, 4u));
+}
+
+/* Empty a segment of a persistent pool: each page that is still where it was goes to the queue of
+ * packed pages, with its new payload or, if it has none, as it is. The pool is entered. */
+void tm_sweep_packed(struct tm_store *s, uint32_t id, const struct tm_packed *packed);
+
+/* --- upkeep.c --------------------------------------------------------------------------------- */
+
+#define TM_COLD_MS_DEFAULT 30000
+
+/* See struct tm_keeper_params. */
+bool tm_upkeep_clean(void *store);
+uint32_t tm_upkeep_work(void *store, const struct tm_keeper *k);
+
+/* Readers for packed pages, if there are none yet. -ENOMEM. */
+int tm_upkeep_unpacker(struct tm_store *s);
+
+/* Give back what it holds. Nobody uses the store any more. */
+void tm_upkeep_end(struct tm_store *s);
 
 #endif

@@ -130,6 +130,14 @@ static int set_weight(struct tm_export *e, const char *value)
 	return 0;
 }
 
+static int set_recompress(struct tm_export *e, const char *value)
+{
+	e->recompress = strcmp(value, "on") ? TM_RECOMPRESS_OFF : TM_RECOMPRESS_ON;
+	if (e->recompress == TM_RECOMPRESS_ON || strcmp(value, "off") == 0)
+		return 0;
+	return tm_exports_error("recompress=%s: on or off", value);
+}
+
 static int set_fallback(struct tm_export *e, const char *value)
 {
 	if (!*value)
@@ -188,6 +196,7 @@ static const struct {
 	{"writeback", set_writeback},
 	{"limit", set_limit},
 	{"weight", set_weight},
+	{"recompress", set_recompress},
 	{"pool", set_pool},
 };
 
@@ -201,9 +210,10 @@ int tm_exports_set(const char *key, const char *value)
 	while (i < TM_ARRAY_SIZE(parameters) && strcmp(parameters[i].key, key) != 0)
 		i++;
 	if (i == TM_ARRAY_SIZE(parameters))
-		return tm_exports_error("unknown parameter %s; there are size, fallback, "
-					"encrypt, writeback, limit, lock, weight, pool, export, "
-					"exports and tmem-socket",
+		return tm_exports_error(
+			"unknown parameter %s; there are size, fallback, "
+			"encrypt, writeback, limit, lock, weight, recompress, pool, export, "
+			"exports and tmem-socket",
 			key);
 	if (count == 0 && add("") < 0)
 		return -1;

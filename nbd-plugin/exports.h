@@ -29,9 +29,10 @@ struct tm_export {
 	char *fallback; /* an absolute path, or NULL */
 	bool plain;     /* it is not encrypted */
 	uint64_t size, limit;
-	bool hold_back;           /* nothing is written back */
-	uint64_t writeback;       /* bytes a second; 0: off */
-	uint32_t weight;          /* 0: the default */
+	bool hold_back;     /* nothing is written back */
+	uint64_t writeback; /* bytes a second; 0: off */
+	uint32_t weight;    /* 0: the default */
+	enum tm_recompress recompress;
 	unsigned int given;       /* a bit for each parameter seen */
 	struct tm_device *device; /* made and destroyed by plugin.c */
 	atomic_flag said[3];      /* kinds of failure the log has had */

@@ -81,6 +81,7 @@ static int tmem_config_complete(void)
 	"limit=<SIZE>      Most memory to use, everything counted (default: 1/4 of RAM).\n"        \
 	"lock=auto|yes|no  Lock all memory, so that this machine can swap to it.\n"                \
 	"weight=<N>        Its part of memory that is short, 1 to 10000 (default: 100).\n"         \
+	"recompress=on|off  Compress cold pages again with zstd (default: on with lock=no).\n"     \
 	"pool=<NAME>       Name in tmemctl and tmemstat (default: the export's, or nbd-PID).\n"    \
 	"export=<NAME>     What comes after this is of a device of its own.\n"                     \
 	"exports=<PATH>    File of parameters, one 'key = value' a line.\n"                        \
@@ -91,7 +92,7 @@ static void tmem_dump_plugin(void)
 	printf("tmem_version=%s\n", TM_VERSION);
 	printf("tmem_spec_version=%u\n", TM_SPEC_VERSION);
 	printf("tmem_page_size=%u\n", TM_DEVICE_PAGE);
-	printf("tmem_codecs=lz4\n");
+	printf("tmem_codecs=lz4 zstd\n");
 	printf("tmem_fallback=yes\n");
 	printf("tmem_encrypt=aes-256-xts\n");
 }
@@ -210,6 +211,7 @@ static int export_open(struct tm_export *e)
 		.socket = host_socket,
 		.limit = e->limit,
 		.weight = e->weight,
+		.recompress = e->recompress,
 		.start_host = true,
 		.resident = lock != LOCK_NO,
 		.patience_ms = e->fallback ? 0 : PATIENCE_MS,

@@ -48,7 +48,7 @@ load host
 		CommandNotFound|no command 'frobnicate'|{"execute":"frobnicate"}
 		InvalidParameter|takes no argument 'x'|{"execute":"list","arguments":{"x":1}}
 		InvalidParameter|needs 'client'|{"execute":"set","arguments":{"weight":1}}
-		InvalidParameter|needs weight, cap or compress|{"execute":"set","arguments":{"client":"a"}}
+		InvalidParameter|needs weight, cap, compress or recompress|{"execute":"set","arguments":{"client":"a"}}
 		InvalidParameter|'weight' has to be|{"execute":"set","arguments":{"client":"a","weight":"1"}}
 		InvalidParameter|'cap' has to be|{"execute":"set","arguments":{"client":"a","cap":-1}}
 		InvalidParameter|'client' has to be|{"execute":"freeze","arguments":{"client":[]}}

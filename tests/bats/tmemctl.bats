@@ -111,7 +111,7 @@ load host
 	contains "released 0"
 }
 
-@test "set: weight, cap, compress" {
+@test "set: weight, cap, compress, recompress" {
 	host -l 300M -r 0
 	client a -n a -w 1G
 	client b -n b -w 1G -e 200M
@@ -128,6 +128,12 @@ load host
 	try 0 tmemctl set a cap=none compress=lz4 weight=100
 	is a cap_bytes null
 	is a compress lz4
+	try 0 tmemctl set a recompress=on
+	is a recompress true
+	is a compress lz4
+	try 0 tmemctl set a recompress=off
+	is a recompress false
+	try 2 tmemctl set a recompress=yes
 	is a granted_bytes $((150 << 20))
 	# Refused as a whole.
 	try 1 tmemctl set a cap=1M weight=0

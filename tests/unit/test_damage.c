@@ -94,10 +94,50 @@ static void no_damage_gives_wrong_bytes(void **state)
 	assert_true(bad > 0); /* the damage was met */
 }
 
+/* A page is damaged where it lies, and then cleaned out of its segment: it must not be given a
+ * checksum that makes it right. */
+static void damage_moves_along_with_its_page(void **state)
+{
+	uint8_t page[TM_PAGE_SIZE], got[TM_PAGE_SIZE];
+	struct test_store t;
+	int pool;
+
+	(void)state;
+	test_store_open(&t, LIMIT, 0);
+	pool = test_pool(&t, TM_POOL_PERSIST, 0, 0);
+	for (unsigned int i = 0; i < PAGES; i++) {
+		test_page(i, page, sizeof(page));
+		assert_int_equal(tm_store_put(t.store, pool, &oids[i & 1], i, page), 0);
+	}
+	for (uint32_t id = 0; id < tm_arena_segments(t.store->arena); id++) {
+		struct tm_segment *seg = tm_segment(t.store->arena, id);
+		uint8_t *data = tm_segment_data(t.store->arena, id);
+		uint32_t at = sizeof(struct tm_segment_header);
+		struct tm_entry_view e;
+
+		while (atomic_load(&seg->refs) > 0 && at < seg->tail) {
+			assert_int_equal(
+				tm_entry_view(data + at, seg->tail - at, &seg->oid, &e), 0);
+			data[e.payload - data + e.bytes / 2] ^= 1; /* of every page */
+			at += e.total;
+		}
+	}
+	for (unsigned int i = 0; i < PAGES; i++) /* leaves holes that are worth cleaning */
+		if (i % 5 < 3)
+			tm_store_flush_page(t.store, pool, &oids[i & 1], i);
+	for (unsigned int i = PAGES; t.ledger->pools[pool].stat[TM_STAT_CLEANED] == 0; i++)
+		tm_store_put(t.store, pool, &oids[0], i, page);
+	for (unsigned int i = 0; i < PAGES; i++)
+		assert_int_equal(tm_store_get(t.store, pool, &oids[i & 1], i, got),
+			i % 5 < 3 ? -ENOENT : -EIO);
+	test_store_close(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(no_damage_gives_wrong_bytes),
+		cmocka_unit_test(damage_moves_along_with_its_page),
 	};
 
 	return cmocka_run_group_tests_name("damage", tests, NULL, NULL);

@@ -3,11 +3,11 @@
  * test_recover.c - a store found in the mapping of a process that is gone
  *
  * The crash test: a child process works on a store with several threads (puts, overwrites, ranges,
- * flushes, cleaning and eviction under way) and is killed at a random moment. Before each operation
- * it notes in memory shared with the parent what it is about to do, after it what was answered. The
- * parent then opens the mapping and compares: what was answered is there, byte-exact; nothing that
- * was flushed or replaced comes back; an operation that was not answered has happened whole or not
- * at all.
+ * flushes, cleaning, recompression and eviction under way) and is killed at a random moment. Before
+ * each operation it notes in memory shared with the parent what it is about to do, after it what
+ * was answered. The parent then opens the mapping and compares: what was answered is there,
+ * byte-exact; nothing that was flushed or replaced comes back; an operation that was not answered
+ * has happened whole or not at all.
  */
 #include "core/store_private.h"
 #include "tests/unit/pages.h"
@@ -243,7 +243,8 @@ struct note {
 struct shared {
 	struct note notes[HANDLES];
 	_Atomic uint64_t operations;
-	_Atomic uint64_t moved; /* pages cleaned or evicted by the process under way */
+	_Atomic uint64_t moved;  /* pages cleaned or evicted by the process under way */
+	_Atomic uint64_t packed; /* and recompressed */
 	uint64_t seed;
 };
 
@@ -295,6 +296,8 @@ static void *work(void *arg)
 		atomic_store(&w->shared->moved,
 			w->t->ledger->pools[w->pool].stat[TM_STAT_CLEANED] +
 				w->t->ledger->pools[w->cache].stat[TM_STAT_EVICTED]);
+		atomic_store(&w->shared->packed,
+			w->t->ledger->pools[w->pool].stat[TM_STAT_RECOMPRESSED]);
 	}
 	return NULL;
 }
@@ -306,7 +309,10 @@ static void work_until_killed(struct shared *shared, int fd)
 		.segment_bytes = SEGMENT,
 		.keeper = true,
 		.resident = shared->seed % 2,
-		.patience_ms = 100};
+		.patience_ms = 100,
+		.recompress = true,
+		.upkeep_percent = 100,
+		.cold_ms = 1};
 	static struct worker w[THREADS];
 	static struct test_store t;
 	pthread_t id;
@@ -382,7 +388,7 @@ static void nothing_answered_is_lost_by_a_kill(void **state)
 {
 	struct shared *shared = mmap(
 		NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	uint64_t random = 42, moved = 0, operations = 0;
+	uint64_t random = 42, moved = 0, packed = 0, operations = 0;
 	int fd = memfd_create("test-store", 0), status;
 
 	(void)state;
@@ -393,6 +399,7 @@ static void nothing_answered_is_lost_by_a_kill(void **state)
 		pid_t pid;
 
 		atomic_store(&shared->operations, 0);
+		atomic_store(&shared->packed, 0);
 		shared->seed = test_random(&random);
 		pid = start(work_until_killed, shared, fd);
 		while (atomic_load(&shared->operations) < enough &&
@@ -402,15 +409,18 @@ static void nothing_answered_is_lost_by_a_kill(void **state)
 		waitpid(pid, &status, 0);
 		assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 		moved += atomic_load(&shared->moved);
+		packed += atomic_load(&shared->packed);
 		operations += atomic_load(&shared->operations);
 
 		pid = start(verify, shared, fd);
 		waitpid(pid, &status, 0);
 		assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 	}
-	assert_true(moved > 0); /* pages were being moved and evicted meanwhile */
-	print_message("# %d kills, %llu operations, %llu pages moved or evicted\n",
-		test_scale(1000), (unsigned long long)operations, (unsigned long long)moved);
+	assert_true(moved > 0 && packed > 0); /* that happened meanwhile */
+	print_message(
+		"# %d kills, %llu operations, %llu pages moved or evicted, %llu recompressed\n",
+		test_scale(1000), (unsigned long long)operations, (unsigned long long)moved,
+		(unsigned long long)packed);
 	munmap(shared, sizeof(*shared));
 	close(fd);
 }

@@ -36,8 +36,8 @@ static void print_commands(void)
 
 int ctl_complete(const char *const *words, int count)
 {
-	static const char *const attributes[] = {
-		"weight=", "cap=", "cap=none", "compress=lz4", "compress=none"};
+	static const char *const attributes[] = {"weight=", "cap=", "cap=none", "compress=lz4",
+		"compress=none", "recompress=on", "recompress=off"};
 	const struct ctl_command *command = NULL;
 	const char *socket = NULL;
 	int given = 0;

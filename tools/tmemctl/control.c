@@ -80,6 +80,10 @@ static int set_attribute(json_t *arguments, const char *text)
 	if (length == strlen("compress") && strncmp(text, "compress", length) == 0 &&
 		(strcmp(value, "lz4") == 0 || strcmp(value, "none") == 0))
 		return json_object_set_new(arguments, "compress", json_string(value));
+	if (length == strlen("recompress") && strncmp(text, "recompress", length) == 0 &&
+		(strcmp(value, "on") == 0 || strcmp(value, "off") == 0))
+		return json_object_set_new(
+			arguments, "recompress", json_boolean(strcmp(value, "on") == 0));
 	return -EINVAL;
 }
 
@@ -90,8 +94,9 @@ int ctl_set(struct ctl *ctl)
 	for (int i = 1; i < ctl->count; i++) {
 		if (set_attribute(arguments, ctl->args[i]) < 0) {
 			json_decref(arguments);
-			return tm_tool_usage("set: '%s' is no weight=N, cap=SIZE, cap=none, "
-					     "compress=lz4 or compress=none",
+			return tm_tool_usage(
+				"set: '%s' is no weight=N, cap=SIZE, cap=none, "
+				"compress=lz4, compress=none, recompress=on or recompress=off",
 				ctl->args[i]);
 		}
 	}

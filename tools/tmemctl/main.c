@@ -26,12 +26,14 @@ const struct ctl_command ctl_commands[] = {
 		"CLIENT\n"
 		"those clients give first that have more than their weight entitles them to.",
 		false, false, 1, 2, ctl_flush},
-	{"set", "CLIENT weight=N|cap=SIZE|cap=none|compress=lz4|compress=none...",
+	{"set", "CLIENT weight=N|cap=SIZE|cap=none|compress=lz4|none|recompress=on|off...",
 		"change what a client is entitled to",
 		"weight    its part of the memory that is short, 1 to 10000; others have 100\n"
 		"cap       the most it is ever granted\n"
-		"compress  how new pages are stored",
-		false, false, 2, 4, ctl_set},
+		"compress  how new pages are stored\n"
+		"recompress  whether cold pages of persistent pools are compressed again, with "
+		"zstd",
+		false, false, 2, 5, ctl_set},
 	{"destroy", "[--force] CLIENT", "drop every pool of a client",
 		"Refused while the client has persistent pages, unless --force is given: they "
 		"hold\n"

@@ -266,6 +266,7 @@ static int run_flush(struct call *call)
 static int run_set(struct call *call)
 {
 	const json_t *weight = arg(call, "weight"), *cap = arg(call, "cap");
+	const json_t *recompress = arg(call, "recompress");
 	const char *compress = json_string_value(arg(call, "compress"));
 	struct tm_client *client;
 	uint32_t new_weight;
@@ -273,9 +274,9 @@ static int run_set(struct call *call)
 
 	if (rc < 0)
 		return rc;
-	if (!weight && !cap && !compress)
-		return tm_error_set(
-			&call->error, TM_ERROR_PARAMETER, "set needs weight, cap or compress");
+	if (!weight && !cap && !compress && !recompress)
+		return tm_error_set(&call->error, TM_ERROR_PARAMETER,
+			"set needs weight, cap, compress or recompress");
 	if (weight && tm_join_weight(weight, &new_weight, &call->error) < 0)
 		return -EINVAL;
 	if (compress && strcmp(compress, "lz4") && strcmp(compress, "none"))
@@ -288,6 +289,8 @@ static int run_set(struct call *call)
 	if (compress)
 		atomic_store(&client->ledger->compress,
 			strcmp(compress, "lz4") ? TM_COMPRESS_NONE : TM_COMPRESS_LZ4);
+	if (recompress)
+		atomic_store(&client->ledger->recompress, json_is_true(recompress));
 	tm_lease_update(call->host);
 	return 0;
 }
@@ -361,7 +364,8 @@ static const struct command commands[] = {
 	{"set", BY_OPERATOR, "Change what a client is entitled to", run_set,
 		{CLIENT, {"weight", ARG_INTEGER, false, "share of ephemeral memory, 1 to 10000"},
 			{"cap", ARG_CAP, false, "most bytes it is ever granted"},
-			{"compress", ARG_STRING, false, "lz4 or none, for new pages"}}},
+			{"compress", ARG_STRING, false, "lz4 or none, for new pages"},
+			{"recompress", ARG_BOOLEAN, false, "with zstd, cold persistent pages"}}},
 	{"destroy", BY_OPERATOR, "Drop every pool of a client", run_destroy,
 		{CLIENT, {"force", ARG_BOOLEAN, false, "persistent pages too"}}},
 	{"query-schema", BY_ANYBODY, "This table", run_query_schema, {{0}}},

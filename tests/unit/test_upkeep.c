@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * test_upkeep.c - what the keeper does in its spare time: cold pages packed with zstd, holes closed
+ * up
+ */
+#include "tests/unit/pages.h"
+
+#include "core/store_private.h"
+
+#define SEGMENT (256u << 10)
+#define LIMIT   (16u << 20)
+#define PAGES   2000u
+#define HOLED   3000u
+
+static const struct tm_oid oid = {{1, 2, 3}};
+
+/* A page that zstd makes a good deal smaller than LZ4 does: words of a small alphabet. */
+static void text_page(uint64_t seed, void *page, uint32_t bytes)
+{
+	uint8_t *p = page;
+
+	for (uint32_t i = 0; i < bytes; i++)
+		p[i] = "etaoin shrdlu"[test_random(&seed) % 13];
+}
+
+static void open_as(struct test_store *t, bool recompress, bool resident)
+{
+	test_store_open_as(t,
+		(struct tm_store_params){.limit = LIMIT,
+			.segment_bytes = SEGMENT,
+			.keeper = true,
+			.resident = resident,
+			.patience_ms = 1000,
+			.recompress = recompress,
+			.upkeep_percent = 100,
+			.cold_ms = 1});
+}
+
+static uint64_t stat_of(struct test_store *t, int pool, enum tm_stat stat)
+{
+	return atomic_load(&t->ledger->pools[pool].stat[stat]);
+}
+
+static void put_pages(struct test_store *t, int pool, uint32_t from, uint32_t to)
+{
+	uint8_t page[TM_PAGE_SIZE];
+
+	for (uint32_t i = from; i < to; i++) {
+		text_page(i, page, sizeof(page));
+		assert_int_equal(tm_store_put(t->store, pool, &oid, i, page), 0);
+	}
+}
+
+static void check_pages(struct test_store *t, int pool, uint32_t from, uint32_t to)
+{
+	uint8_t page[TM_PAGE_SIZE], got[TM_PAGE_SIZE];
+
+	for (uint32_t i = from; i < to; i++) {
+		text_page(i, page, sizeof(page));
+		assert_int_equal(tm_store_get(t->store, pool, &oid, i, got), 0);
+		assert_memory_equal(got, page, sizeof(page));
+	}
+}
+
+/* A millisecond. What cleaning moved meanwhile is in a segment that may be open for ever. */
+static void wait_a_little(struct test_store *t, int pool, int n)
+{
+	usleep(1000);
+	if (n % 100 == 99)
+		tm_log_seal(&t->store->pools[pool].log);
+}
+
+static void wait_until(struct test_store *t, int pool, enum tm_stat stat, uint64_t least)
+{
+	for (int n = 0; stat_of(t, pool, stat) < least; n++)
+		wait_a_little(t, pool, n);
+}
+
+/* The keeper is at rest when this returns, so that the store can be checked. */
+static void check_and_close(struct test_store *t)
+{
+	tm_keeper_stop(t->store->keeper);
+	t->store->keeper = NULL;
+	assert_int_equal(tm_store_check(t->store), 0);
+	test_store_close(t);
+}
+
+static void cold_pages_are_packed_and_read_back(struct test_store *t)
+{
+	int pool = test_pool(t, TM_POOL_PERSIST, 0, 0);
+	uint64_t payload, saved;
+
+	put_pages(t, pool, 0, PAGES);
+	payload = stat_of(t, pool, TM_STAT_PAYLOAD_BYTES);
+	tm_log_seal(&t->store->pools[pool].log);
+	atomic_store(&t->ledger->recompress, 1);
+	wait_until(t, pool, TM_STAT_PACKED, PAGES);
+	check_pages(t, pool, 0, PAGES);
+	assert_true(stat_of(t, pool, TM_STAT_PAYLOAD_BYTES) < payload / 4 * 3);
+	assert_int_equal(stat_of(t, pool, TM_STAT_RECOMPRESSED), PAGES);
+	saved = payload - stat_of(t, pool, TM_STAT_PAYLOAD_BYTES);
+	assert_in_range(stat_of(t, pool, TM_STAT_RECOMPRESS_SAVED_BYTES), saved - 4 * PAGES,
+		saved + 4 * PAGES); /* entries are padded */
+	put_pages(t, pool, 0, 100); /* replaced, they are no longer packed */
+	tm_store_flush_page(t->store, pool, &oid, 100);
+	check_pages(t, pool, 0, 100);
+	check_pages(t, pool, 101, PAGES);
+	check_and_close(t);
+}
+
+static void packing(void **state)
+{
+	struct test_store t;
+
+	(void)state;
+	open_as(&t, false, false);
+	cold_pages_are_packed_and_read_back(&t);
+}
+
+static void packing_in_a_resident_store(void **state)
+{
+	struct test_store t;
+
+	(void)state;
+	open_as(&t, false, true);
+	cold_pages_are_packed_and_read_back(&t);
+}
+
+static void packing_starts_and_stops_as_the_ledger_says(void **state)
+{
+	struct test_store t;
+	int pool;
+
+	(void)state;
+	open_as(&t, false, false);
+	pool = test_pool(&t, TM_POOL_PERSIST, 0, 0);
+	put_pages(&t, pool, 0, PAGES);
+	assert_int_equal(stat_of(&t, pool, TM_STAT_PACKED), 0);
+	assert_null(atomic_load(&t.store->unpacker)); /* costs nothing where it is off */
+	atomic_store(&t.ledger->recompress, 1);
+	wait_until(&t, pool, TM_STAT_PACKED, PAGES / 2);
+	check_pages(&t, pool, 0, PAGES);
+	check_and_close(&t);
+}
+
+/* Pages that are read between being put and getting cold stay as they are, for a while. */
+static void pages_in_use_are_left_alone(void **state)
+{
+	struct test_store t;
+	uint64_t packed;
+	int pool;
+
+	(void)state;
+	open_as(&t, false, false);
+	pool = test_pool(&t, TM_POOL_PERSIST, 0, 0);
+	put_pages(&t, pool, 0, PAGES);
+	for (int n = 0; n < 3; n++)
+		check_pages(&t, pool, 0, 200);
+	tm_log_seal(&t.store->pools[pool].log);
+	atomic_store(&t.ledger->recompress, 1);
+	wait_until(&t, pool, TM_STAT_PACKED, PAGES - 200);
+	packed = stat_of(&t, pool, TM_STAT_CLEANED);
+	assert_true(packed >= 200); /* these were moved as they are */
+	check_and_close(&t);
+}
+
+static void ephemeral_and_raw_pages_stay_as_they_are(void **state)
+{
+	uint8_t page[TM_PAGE_SIZE], got[TM_PAGE_SIZE];
+	struct test_store t;
+	int swap, cache;
+
+	(void)state;
+	open_as(&t, true, false);
+	swap = test_pool(&t, TM_POOL_PERSIST, 0, 0);
+	cache = test_pool(&t, 0, 0, TM_POOL_RETAIN);
+	put_pages(&t, cache, 0, 500);
+	for (uint32_t i = 0; i < 500; i++) {
+		test_page(8 * i + 2, page, sizeof(page));
+		assert_int_equal(tm_store_put(t.store, swap, &oid, i, page), 0);
+	}
+	tm_log_seal(&t.store->pools[cache].log);
+	tm_log_seal(&t.store->pools[swap].log);
+	wait_until(&t, swap, TM_STAT_CLEANED, 500);
+	assert_int_equal(stat_of(&t, swap, TM_STAT_RAW), 500);
+	assert_int_equal(stat_of(&t, swap, TM_STAT_PACKED), 0);
+	assert_int_equal(stat_of(&t, cache, TM_STAT_PACKED), 0);
+	for (uint32_t i = 0; i < 500; i++) {
+		test_page(8 * i + 2, page, sizeof(page));
+		assert_int_equal(tm_store_get(t.store, swap, &oid, i, got), 0);
+		assert_memory_equal(got, page, sizeof(page));
+	}
+	check_and_close(&t);
+}
+
+/* A store found again has its packed pages, and can be packed further. */
+static void packed_pages_survive(void **state)
+{
+	struct test_store t, again;
+	struct tm_store_params params = {.limit = LIMIT, .segment_bytes = SEGMENT};
+	int pool;
+
+	(void)state;
+	open_as(&t, true, false);
+	pool = test_pool(&t, TM_POOL_PERSIST, 0, 0);
+	put_pages(&t, pool, 0, PAGES);
+	tm_log_seal(&t.store->pools[pool].log);
+	wait_until(&t, pool, TM_STAT_PACKED, PAGES);
+	tm_keeper_stop(t.store->keeper);
+	t.store->keeper = NULL;
+
+	assert_int_equal(tm_ledger_create(&again.ledger, &again.ledger_fd), 0);
+	params.ledger = again.ledger;
+	assert_int_equal(
+		tm_store_recover(&params, dup(tm_store_fd(t.store)), false, &again.store), 0);
+	assert_int_equal(tm_store_check(again.store), 0);
+	assert_int_equal(test_pool(&again, TM_POOL_PERSIST, 0, 0), pool);
+	assert_int_equal(stat_of(&again, pool, TM_STAT_PACKED), PAGES);
+	check_pages(&again, pool, 0, PAGES);
+	test_store_close(&again);
+	tm_store_destroy(t.store);
+	tm_ledger_unmap(t.ledger);
+	close(t.ledger_fd);
+}
+
+/* Damaged pages are not packed but stay what they are: errors. */
+static void damage_is_not_packed(void **state)
+{
+	uint8_t got[TM_PAGE_SIZE];
+	struct test_store t;
+	int pool;
+
+	(void)state;
+	open_as(&t, false, false);
+	pool = test_pool(&t, TM_POOL_PERSIST, 0, 0);
+	put_pages(&t, pool, 0, PAGES);
+	for (uint32_t id = 0; id < tm_arena_segments(t.store->arena); id++) {
+		struct tm_segment *seg = tm_segment(t.store->arena, id);
+		uint8_t *data = tm_segment_data(t.store->arena, id);
+		uint32_t at = sizeof(struct tm_segment_header);
+		struct tm_entry_view e;
+
+		while (atomic_load(&seg->refs) > 0 && at < seg->tail) {
+			assert_int_equal(
+				tm_entry_view(data + at, seg->tail - at, &seg->oid, &e), 0);
+			if (e.index % 2)
+				data[e.payload - data + e.bytes / 2] ^= 1;
+			at += e.total;
+		}
+	}
+	tm_log_seal(&t.store->pools[pool].log);
+	atomic_store(&t.ledger->recompress, 1);
+	wait_until(&t, pool, TM_STAT_PACKED, PAGES / 2);
+	for (uint32_t i = 0; i < PAGES; i++)
+		assert_int_equal(tm_store_get(t.store, pool, &oid, i, got), i % 2 ? -EIO : 0);
+	assert_int_equal(stat_of(&t, pool, TM_STAT_PACKED), PAGES / 2);
+	test_store_close(&t);
+}
+
+/* A full store with dead pages all over: the keeper gets the memory back without being asked. */
+static void holes_are_closed_up(void **state)
+{
+	struct test_store t;
+	int pool;
+
+	(void)state;
+	open_as(&t, false, false);
+	pool = test_pool(&t, TM_POOL_PERSIST, 0, 0);
+	put_pages(&t, pool, 0, HOLED);
+	tm_log_seal(&t.store->pools[pool].log);
+	for (uint32_t i = 0; i < HOLED; i++)
+		if (i % 3 == 0)
+			tm_store_flush_page(t.store, pool, &oid, i);
+	while (stat_of(&t, pool, TM_STAT_USED_BYTES) >
+		stat_of(&t, pool, TM_STAT_PAYLOAD_BYTES) * 112 / 100 + 2 * SEGMENT)
+		usleep(1000);
+	for (uint32_t i = 0; i < HOLED; i++)
+		if (i % 3)
+			check_pages(&t, pool, i, i + 1);
+	check_and_close(&t);
+}
+
+/* Pools come and go while they are packed. */
+static void a_pool_can_go_while_it_is_packed(void **state)
+{
+	struct test_store t;
+
+	(void)state;
+	open_as(&t, true, false);
+	for (int n = 0; n < 20; n++) {
+		int pool = test_pool(&t, TM_POOL_PERSIST, 0, 0);
+
+		put_pages(&t, pool, 0, 600);
+		wait_until(&t, pool, TM_STAT_PACKED, (uint32_t)n * 10);
+		assert_int_equal(tm_store_destroy_pool(t.store, pool), 0);
+	}
+	check_and_close(&t);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(packing),
+		cmocka_unit_test(packing_in_a_resident_store),
+		cmocka_unit_test(packing_starts_and_stops_as_the_ledger_says),
+		cmocka_unit_test(pages_in_use_are_left_alone),
+		cmocka_unit_test(ephemeral_and_raw_pages_stay_as_they_are),
+		cmocka_unit_test(packed_pages_survive),
+		cmocka_unit_test(damage_is_not_packed),
+		cmocka_unit_test(holes_are_closed_up),
+		cmocka_unit_test(a_pool_can_go_while_it_is_packed),
+	};
+
+	return cmocka_run_group_tests_name("upkeep", tests, NULL, NULL);
+}
