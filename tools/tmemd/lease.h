@@ -7,7 +7,10 @@
 
 #include "tools/tmemd/host.h"
 
-#define TM_LEASE_INTERVAL_NS 100000000ull
+#define TM_LEASE_INTERVAL_NS 50000000ull
+
+/* Look at the machine only: host->memory, limit, reserve. */
+void tm_lease_look(struct tm_host *host);
 
 /* Look at the machine and at every ledger, divide the memory, write the grants, and ask whoever has
  * more than its grant to shrink. */
