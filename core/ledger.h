@@ -7,7 +7,7 @@
  *
  *      host writes                     client writes
  *      granted_bytes, frozen,          limit, used, want, freeable, segments,
- *      compress                        every pool's name, flags and counters
+ *      compress, weight, cap           every pool's name, flags and counters
  *
  * Invariants
  *   1. The size never changes (F_SEAL_SHRINK | F_SEAL_GROW), so neither side can fault the other.
@@ -27,7 +27,7 @@
 #include "core/tmem.h"
 
 #define TM_LEDGER_MAGIC   0x72646c6dU /* "mldr" */
-#define TM_LEDGER_VERSION 2u
+#define TM_LEDGER_VERSION 3u
 
 enum tm_ledger_pool_state {
 	TM_LEDGER_POOL_FREE,
@@ -54,11 +54,15 @@ struct tm_ledger {
 	_Atomic uint64_t granted_bytes; /* UINT64_MAX until a host said otherwise */
 	_Atomic uint32_t frozen;        /* 0 or 1 */
 	_Atomic uint32_t compress;      /* enum tm_compress */
+	/* What an operator said, for the next host: this one may be killed. */
+	_Atomic uint64_t cap_bytes; /* UINT64_MAX: none */
+	_Atomic uint32_t weight;    /* 0: nothing was said */
 
 	/* Client. */
 	_Atomic uint64_t limit_bytes; /* the client's own limit; the host can only lower it */
 	_Atomic uint64_t used_bytes;  /* segments, index and everything else the store has */
-	_Atomic uint64_t want_bytes;  /* what it could make use of now; asked ahead of need */
+	_Atomic uint64_t want_bytes;  /* what it could make use of now, asked ahead of need */
+	_Atomic uint64_t ahead_bytes; /* so much of that is a guess: it may be less for who idles */
 	_Atomic uint64_t
 		freeable_bytes; /* what it could release without losing a persistent page */
 	_Atomic uint64_t persistent_bytes; /* the part of used_bytes it cannot give up */

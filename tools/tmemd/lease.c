@@ -18,6 +18,11 @@
 
 #define SHRINK_AGAIN_NS 1000000000ull
 
+/* A client that has not grown for so long is idle. What it is granted ahead has to last for an
+ * interval: puts come with up to 200 MB a second. */
+#define IDLE_NS    1000000000ull
+#define IDLE_AHEAD (16ull << 20)
+
 /* No client has more than all of RAM, whatever it says. */
 static uint64_t believable(const _Atomic uint64_t *field)
 {
@@ -49,6 +54,33 @@ static void ask_to_shrink(struct tm_client *c, bool fell, uint64_t now)
 		return;
 	if (tm_session_event(c->session, "shrink", NULL))
 		c->shrink_asked_ns = now;
+}
+
+/* What the client wants. Of what it asks for ahead of need, one that has not grown for a while gets
+ * little, or idle clients would keep memory from busy ones: the rest follows within an interval
+ * when it grows again. Swap of this machine always gets all of it. */
+static uint64_t demand(struct tm_client *c, uint64_t now, bool urgent)
+{
+	uint64_t used = tm_client_read(&c->ledger->used_bytes);
+	uint64_t want = tm_client_read(&c->ledger->want_bytes);
+	uint64_t ahead = TM_MIN(tm_client_read(&c->ledger->ahead_bytes), want);
+
+	if (used > c->used_seen)
+		c->grew_ns = now;
+	c->used_seen = used;
+	if (urgent || now - c->grew_ns < IDLE_NS || ahead <= IDLE_AHEAD)
+		return want;
+	return want - (ahead - IDLE_AHEAD);
+}
+
+/* The part of `want` for pages it cannot give up. Freeable memory is the rest, and what it asks for
+ * ahead of need is for the pages that are dearer to refuse. */
+static uint64_t persistent_demand(const struct tm_client *c, uint64_t want)
+{
+	uint64_t has = tm_client_read(&c->ledger->persistent_bytes);
+	uint64_t freeable = tm_client_read(&c->ledger->freeable_bytes);
+
+	return tm_client_is_persistent(c) ? TM_MAX(has, want - TM_MIN(want, freeable)) : has;
 }
 
 void tm_lease_look(struct tm_host *host)
@@ -86,15 +118,16 @@ void tm_lease_update(struct tm_host *host)
 
 	for (struct tm_client *c = NULL; (c = tm_registry_next(host->registry, c));) {
 		uint64_t limit = tm_client_read(&c->ledger->limit_bytes);
-		uint64_t ceiling = TM_MIN(c->cap, limit);
+		/* Only root's swap is the machine's. */
+		bool urgent = atomic_load(&c->ledger->resident) && c->uid == 0;
+		uint64_t want = demand(c, now, urgent);
 
 		shares[count] = (struct tm_share){
 			.weight = c->weight,
-			.want = tm_client_read(&c->ledger->want_bytes),
-			.persistent = tm_client_read(&c->ledger->persistent_bytes),
-			.ceiling = ceiling,
-			/* Only root's swap is the machine's. */
-			.urgent = atomic_load(&c->ledger->resident) && c->uid == 0,
+			.want = want,
+			.persistent = persistent_demand(c, want),
+			.ceiling = TM_MIN(c->cap, limit),
+			.urgent = urgent,
 		};
 		clients[count++] = c;
 	}
