@@ -49,7 +49,7 @@ UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
 HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(B)/tests/faultio.so
 BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
-.PHONY: all help deps demo check check-built check-long check-vm-qemu bench bench-nbd bench-system bench-trace asan tsan ubsan lint format install clean tests
+.PHONY: all help deps demo check check-built check-long check-vm-qemu bench bench-nbd bench-host bench-system bench-trace asan tsan ubsan lint format install clean tests
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -91,6 +91,7 @@ $(B)/tests/%: $(B)/obj/tests/helpers/%.o $(B)/libtmem.a
 	$(call link)
 $(B)/tests/faultio.so: $(B)/obj/tests/helpers/faultio.o
 	$(call link,-shared)
+$(B)/bench/host: $(addprefix $(B)/obj/tools/tmemd/,machine.o cgroup.o)
 $(B)/bench/%: $(B)/obj/bench/%.o $(B)/libtmem.a
 	$(call link,,$(call pkg_libs,fuse3))
 
@@ -153,6 +154,11 @@ bench-system: ## a compiler that needs 1.5 times its memory, with us, zram or a 
 	$(Q)$(MAKE) --no-print-directory deps
 	$(Q)$(MAKE) --no-print-directory tests
 	$(Q)bench/bench-system compile
+
+bench-host: ## memory that is needed elsewhere, demands, idle cost of tmemd: ROUNDS=3
+	$(Q)$(MAKE) --no-print-directory deps
+	$(Q)$(MAKE) --no-print-directory tests
+	$(Q)bench/bench-host
 
 bench-trace: deps ## miss ratios on recorded block traces: TRACES=/their/directory
 	$(Q)$(MAKE) --no-print-directory $(B)/bench/trace

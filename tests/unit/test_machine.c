@@ -75,7 +75,7 @@ static struct tm_machine_memory look(struct tm_machine *machine)
 	return memory;
 }
 
-/* A group that had no limit is asked only now and then. */
+/* Limits are read only now and then. */
 static struct tm_machine_memory look_later(struct tm_machine *machine)
 {
 	for (int i = 0; i < 20; i++)
@@ -164,10 +164,10 @@ static void the_least_limit_of_all_levels_counts(void **state)
 	assert_int_equal(memory.total, 200 * M);
 	assert_int_equal(memory.available, 10 * M);
 	put_v2("/system/tmem", "104857600\n", "max\n", 190 * M, 0); /* above its limit already */
-	assert_int_equal(look(machine).available, 0);
+	assert_int_equal(look_later(machine).available, 0);
 	put_v2("/system/tmem", "max\n", "max\n", 190 * M, 0);
 	put_v2("/system", "max\n", "max\n", 500 * M, 20 * M);
-	memory = look(machine);
+	memory = look_later(machine);
 	assert_int_equal(memory.available, 800 * M);
 	assert_true(memory.cgroup == UINT64_MAX);
 	tm_machine_close(machine);

@@ -24,8 +24,7 @@ int tm_cgroup_open(const char *root, struct tm_cgroup **ret_cgroup);
 /* NULL is allowed. */
 void tm_cgroup_close(struct tm_cgroup *cgroup);
 
-/* What the limits leave now. Limits may change while groups run: a new value of one is seen at
- * once, one where there was none after 20 calls. */
+/* What the limits leave now. Limits may change while groups run; that is seen within 20 calls. */
 void tm_cgroup_read(struct tm_cgroup *cgroup, struct tm_cgroup_memory *ret_memory);
 
 #endif

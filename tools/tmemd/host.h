@@ -29,6 +29,7 @@ struct tm_host {
 	struct tm_machine_memory memory; /* of the last lease, as are: */
 	uint64_t limit, reserve;         /* what the configuration means with so much memory */
 	uint64_t total;                  /* bytes to divide */
+	uint64_t lease_ns;               /* when the next one is due */
 	struct tm_trend trend;
 	bool pressed;            /* the kernel reported pressure since then */
 	uint64_t pressure_count; /* how often it has */

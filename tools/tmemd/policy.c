@@ -24,6 +24,7 @@
 /* What MemAvailable does by itself, as a part of RAM, and for how long that is added up. */
 #define NOISE_FRACTION 1024
 #define MARK_NS        1000000000ull
+#define RESTLESS_NS    1000000000ull
 
 static uint64_t add(uint64_t a, uint64_t b)
 {
@@ -50,11 +51,15 @@ uint64_t tm_policy_total(struct tm_trend *t, const struct tm_outlook *look)
 	uint64_t goal = TM_MIN(have > look->reserve ? have - look->reserve : 0, look->limit);
 	uint64_t ms = TM_MIN((look->now_ns - t->looked_ns) / 1000000, (uint64_t)1000);
 	uint64_t step = look->ram / 1000 * ms / TM_GROW_SECONDS;
+	bool falling;
 
 	if (!t->known)
 		*t = (struct tm_trend){.known = true, .total = goal, .mark = have};
-	if (is_falling(t, have, look) || look->pressed)
+	falling = is_falling(t, have, look) || look->pressed;
+	if (falling)
 		t->quiet_ns = look->now_ns + TM_QUIET_NS;
+	if (falling && goal < t->total)
+		t->restless_ns = look->now_ns + RESTLESS_NS;
 	if (goal < t->total)
 		t->total = goal;
 	else if (look->now_ns >= t->quiet_ns)

@@ -42,6 +42,7 @@ struct tm_trend {
 	uint64_t total; /* the last result */
 	uint64_t looked_ns;
 	uint64_t quiet_ns;      /* when growth may begin */
+	uint64_t restless_ns;   /* until when it is worth to look more often */
 	uint64_t mark, mark_ns; /* used + available to compare with, and when that was */
 };
 

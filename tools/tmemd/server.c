@@ -4,7 +4,7 @@
  *
  *      epoll: listening socket | signals | sessions      -> handle, run, reap
  *             pressure                                    -> leases
- *      every 50 ms while there are clients                -> leases, waits
+ *      every 50 or 10 ms while there are clients          -> leases, waits
  *      every second while there is any session            -> peers that do not read
  *
  * Invariants
@@ -42,8 +42,8 @@ struct server {
 	struct tm_session *sessions[SESSIONS_MAX];
 	uint32_t interest[SESSIONS_MAX]; /* what epoll knows of each */
 	size_t count;
-	uint64_t lease_ns, slow_ns; /* when each tick is due */
-	uint64_t idle_since_ns;     /* when the last session ended */
+	uint64_t slow_ns;       /* when the slow tick is due */
+	uint64_t idle_since_ns; /* when the last session ended */
 	bool accepting, stop;
 };
 
@@ -173,10 +173,8 @@ static void tick(struct server *s)
 {
 	uint64_t now = tm_now_ns();
 
-	if (now >= s->lease_ns && tm_registry_count(s->host->registry) > 0) {
-		s->lease_ns = now + TM_LEASE_INTERVAL_NS;
+	if (now >= s->host->lease_ns && tm_registry_count(s->host->registry) > 0)
 		tm_lease_update(s->host);
-	}
 	tm_wait_tick(s->host, now);
 	if (now >= s->slow_ns) {
 		s->slow_ns = now + SLOW_TICK_NS;
@@ -200,18 +198,18 @@ static void on_pressure(struct server *s, uint32_t events)
 	}
 	host->pressed = true;
 	host->pressure_count++;
-	s->lease_ns = 0;
+	host->lease_ns = 0;
 }
 
 /* Milliseconds until a tick has something to do; -1: never. */
 static int next_tick_ms(const struct server *s)
 {
-	uint64_t now = tm_now_ns();
+	uint64_t now = tm_now_ns(), due = s->host->lease_ns;
 
 	if (s->host->sessions_ready)
 		return 0;
 	if (tm_registry_count(s->host->registry) > 0)
-		return s->lease_ns > now ? (int)((s->lease_ns - now + 999999) / 1000000) : 0;
+		return due > now ? (int)((due - now + 999999) / 1000000) : 0;
 	if (s->count > 0 || !s->accepting || is_idle(s))
 		return 500;
 	return -1;
