@@ -49,7 +49,7 @@ UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
 HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(B)/tests/faultio.so
 BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
-.PHONY: all help deps demo check check-built check-long check-vm-qemu bench bench-nbd bench-system bench-trace asan tsan ubsan lint format install uninstall clean tests
+.PHONY: all help deps demo check check-built check-long check-vm-qemu bench bench-nbd bench-host bench-system bench-trace asan tsan ubsan lint format install uninstall clean tests
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -84,12 +84,14 @@ $(B)/nbdkit-tmem-plugin.so: $(PLUGIN_OBJ) $(B)/libtmem.a
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/libtmem.a
 	$(call link,,-lcmocka $(CRYPTO_LIBS))
 $(B)/tests/test_policy: $(B)/obj/tools/tmemd/policy.o
+$(B)/tests/test_machine: $(addprefix $(B)/obj/tools/tmemd/,machine.o cgroup.o)
 $(B)/tests/test_fallback: $(addprefix $(B)/obj/nbd-plugin/,fallback.o state.o crypt.o)
 $(B)/tests/test_device: $(filter-out %/plugin.o %/exports.o %/resident.o %/lastresort.o,$(PLUGIN_OBJ))
 $(B)/tests/%: $(B)/obj/tests/helpers/%.o $(B)/libtmem.a
 	$(call link)
 $(B)/tests/faultio.so: $(B)/obj/tests/helpers/faultio.o
 	$(call link,-shared)
+$(B)/bench/host: $(addprefix $(B)/obj/tools/tmemd/,machine.o cgroup.o)
 $(B)/bench/%: $(B)/obj/bench/%.o $(B)/libtmem.a
 	$(call link,,$(call pkg_libs,fuse3))
 
@@ -152,6 +154,11 @@ bench-system: ## a compiler that needs 1.5 times its memory, with us, zram or a 
 	$(Q)$(MAKE) --no-print-directory deps
 	$(Q)$(MAKE) --no-print-directory tests
 	$(Q)bench/bench-system compile
+
+bench-host: ## memory that is needed elsewhere, demands, idle cost of tmemd: ROUNDS=3
+	$(Q)$(MAKE) --no-print-directory deps
+	$(Q)$(MAKE) --no-print-directory tests
+	$(Q)bench/bench-host
 
 bench-trace: deps ## miss ratios on recorded block traces: TRACES=/their/directory
 	$(Q)$(MAKE) --no-print-directory $(B)/bench/trace

@@ -43,16 +43,18 @@ void tm_budget_credit(struct tm_budget *b, uint64_t bytes)
 	atomic_fetch_sub(&b->ledger->used_bytes, bytes);
 }
 
-/* A put stream fills 100-200 MB a second and the host looks ten times a second. */
+/* A put stream fills 100-200 MB a second and the host looks 20 times a second. */
 #define ASK_AHEAD_MIN (64ull << 20)
 
 void tm_budget_report(struct tm_budget *b)
 {
 	struct tm_ledger *l = b->ledger;
 	uint64_t used = tm_budget_used(b), freeable = atomic_load(&l->freeable_bytes);
-	uint64_t want = used + TM_MAX(ASK_AHEAD_MIN, used / 8);
+	uint64_t want =
+		TM_MIN(used + TM_MAX(ASK_AHEAD_MIN, used / 8), atomic_load(&l->limit_bytes));
 
-	atomic_store(&l->want_bytes, TM_MIN(want, atomic_load(&l->limit_bytes)));
+	atomic_store(&l->ahead_bytes, want - TM_MIN(want, used));
+	atomic_store(&l->want_bytes, want);
 	atomic_store(&l->persistent_bytes, used > freeable ? used - freeable : 0);
 }
 

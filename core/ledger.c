@@ -33,6 +33,7 @@ int tm_ledger_create(struct tm_ledger **ret_ledger, int *ret_fd)
 	ledger->magic = TM_LEDGER_MAGIC;
 	ledger->version = TM_LEDGER_VERSION;
 	atomic_store(&ledger->granted_bytes, UINT64_MAX);
+	atomic_store(&ledger->cap_bytes, UINT64_MAX);
 	*ret_ledger = ledger;
 	*ret_fd = fd;
 	fd = -1;

@@ -7,7 +7,8 @@
  *
  *      host writes                     client writes
  *      granted_bytes, frozen,          limit, used, want, freeable, segments,
- *      compress, recompress            every pool's name, flags and counters
+ *      compress, recompress,           every pool's name, flags and counters
+ *      weight, cap
  *
  * Invariants
  *   1. The size never changes (F_SEAL_SHRINK | F_SEAL_GROW), so neither side can fault the other.
@@ -55,11 +56,15 @@ struct tm_ledger {
 	_Atomic uint32_t frozen;        /* 0 or 1 */
 	_Atomic uint32_t compress;      /* enum tm_compress */
 	_Atomic uint32_t recompress;    /* 0 or 1; at first the client's wish */
+	/* What an operator said, for the next host: this one may be killed. */
+	_Atomic uint64_t cap_bytes; /* UINT64_MAX: none */
+	_Atomic uint32_t weight;    /* 0: nothing was said */
 
 	/* Client. */
 	_Atomic uint64_t limit_bytes; /* the client's own limit; the host can only lower it */
 	_Atomic uint64_t used_bytes;  /* segments, index and everything else the store has */
-	_Atomic uint64_t want_bytes;  /* what it could make use of now; asked ahead of need */
+	_Atomic uint64_t want_bytes;  /* what it could make use of now, asked ahead of need */
+	_Atomic uint64_t ahead_bytes; /* so much of that is a guess: it may be less for who idles */
 	_Atomic uint64_t
 		freeable_bytes; /* what it could release without losing a persistent page */
 	_Atomic uint64_t persistent_bytes; /* the part of used_bytes it cannot give up */

@@ -79,10 +79,17 @@ uint64_t tm_now_ns(void)
 
 uint64_t tm_ram_bytes(void)
 {
-	long pages = sysconf(_SC_PHYS_PAGES);
-	long size = sysconf(_SC_PAGESIZE);
+	static _Atomic uint64_t known; /* sysconf asks the kernel each time */
+	uint64_t bytes = known;
 
-	return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 1ull << 30;
+	if (bytes == 0) {
+		long pages = sysconf(_SC_PHYS_PAGES);
+		long size = sysconf(_SC_PAGESIZE);
+
+		bytes = pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 1ull << 30;
+		known = bytes;
+	}
+	return bytes;
 }
 
 char *tm_socket_path(const char *override)

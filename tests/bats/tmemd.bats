@@ -192,6 +192,41 @@ load host
 	retry 20 test ! -e "$TMEM_SOCKET"
 }
 
+# --- the budget --------------------------------------------------------------------------------
+
+# cgroup BYTES: a memory cgroup with that limit, in $CGROUP; skips where there is none to be had.
+cgroup() {
+	local top=/sys/fs/cgroup limit=memory.max
+	if [ -d $top/memory ]; then
+		top=$top/memory limit=memory.limit_in_bytes
+	elif ! grep -qw memory $top/cgroup.subtree_control 2>/dev/null; then
+		skip "no memory cgroup"
+	fi
+	CGROUP=$top/tmem-test-$$-$BATS_TEST_NUMBER
+	mkdir "$CGROUP" 2>/dev/null || skip "no cgroup may be made"
+	defer "retry 10 rmdir $CGROUP"
+	echo "$1" >"$CGROUP/$limit"
+	LIMIT=$CGROUP/$limit
+}
+
+of_host() { tmemctl list --json | jq ".host.$1"; }
+host_is() { [ "$(of_host "$1")" = "$2" ]; }
+
+@test "the limits of the cgroup it runs in bound the budget, and may change" {
+	cgroup $((256 << 20))
+	bash -c 'echo $$ >"$1/cgroup.procs" && exec tmemd' - "$CGROUP" 3>&-
+	[ "$(of_host cgroup_limit_bytes)" = $((256 << 20)) ]
+	[ "$(of_host memory_bytes)" = $((256 << 20)) ]
+	[ "$(of_host limit_bytes)" = $((128 << 20)) ]
+	[ "$(of_host reserve_bytes)" = $(((256 << 20) / 10)) ]
+	[ "$(of_host available_bytes)" -le $((256 << 20)) ]
+	client a -n a -w 1G
+	[ "$(of a granted_bytes)" -le $((128 << 20)) ]
+	echo $((64 << 20)) >"$LIMIT"
+	retry 10 host_is limit_bytes $((32 << 20))
+	[ "$(of a granted_bytes)" -le $((32 << 20)) ]
+}
+
 # --- clients that are stuck, hosts that are killed ---------------------------------------------------
 
 @test "a stopped client does not hold up the others" {

@@ -4,6 +4,7 @@
  */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -23,24 +24,190 @@ static struct tm_share share(uint32_t weight, uint64_t want, uint64_t persistent
 		.weight = weight, .want = want, .persistent = persistent, .ceiling = ceiling};
 }
 
+static uint64_t any_number(void)
+{
+	switch (rand() % 8) {
+	case 0:
+		return 0;
+	case 1:
+		return UINT64_MAX - (uint64_t)(rand() % 3);
+	default:
+		return (uint64_t)rand() * M >> rand() % 40;
+	}
+}
+
+#define SECOND 1000000000ull
+#define TICK   (SECOND / 20)
+
+/* RAM of 1 GiB, nobody's limit, a reserve of 100 MiB; 1 s after the epoch. */
+static struct tm_outlook look_at(uint64_t used, uint64_t available)
+{
+	return (struct tm_outlook){.now_ns = SECOND,
+		.ram = 1024 * M,
+		.used = used,
+		.available = available,
+		.reserve = 100 * M,
+		.limit = UINT64_MAX};
+}
+
+static uint64_t first_total(uint64_t used, uint64_t available, uint64_t reserve, uint64_t limit)
+{
+	struct tm_outlook look = look_at(used, available);
+	struct tm_trend trend = {0};
+
+	look.reserve = reserve;
+	look.limit = limit;
+	return tm_policy_total(&trend, &look);
+}
+
 static void total_is_clamped(void **state)
 {
 	(void)state;
-	assert_int_equal(tm_policy_total(100, 1000, 200, 5000, 0), 900);
-	assert_int_equal(tm_policy_total(100, 1000, 2000, 5000, 0), 0);
-	assert_int_equal(tm_policy_total(100, 10000, 200, 5000, 0), 5000);
-	assert_int_equal(tm_policy_total(UINT64_MAX, UINT64_MAX, 0, 5000, 0), 5000);
-	assert_int_equal(tm_policy_total(0, 0, 0, 0, 0), 0);
+	assert_int_equal(first_total(100, 1000, 200, 5000), 900);
+	assert_int_equal(first_total(100, 1000, 2000, 5000), 0);
+	assert_int_equal(first_total(100, 10000, 200, 5000), 5000);
+	assert_int_equal(first_total(UINT64_MAX, UINT64_MAX, 0, 5000), 5000);
+	assert_int_equal(first_total(0, 0, 0, 0), 0);
 }
 
-static void small_rises_are_ignored(void **state)
+static void a_fall_is_followed_at_once_and_fully(void **state)
 {
+	struct tm_outlook look = look_at(300 * M, 500 * M);
+	struct tm_trend trend = {0};
+
 	(void)state;
-	assert_int_equal(tm_policy_total(0, 6401, 0, 10000, 6400), 6400);
-	assert_int_equal(tm_policy_total(0, 6399, 0, 10000, 6400), 6399);
-	assert_int_equal(tm_policy_total(0, 6600, 0, 10000, 6400), 6600);
-	/* The limit itself is always reached. */
-	assert_int_equal(tm_policy_total(0, 20000, 0, 10000, 9999), 10000);
+	assert_int_equal(tm_policy_total(&trend, &look), 700 * M);
+	look.now_ns += 1;
+	look.available = 100 * M;
+	assert_int_equal(tm_policy_total(&trend, &look), 300 * M);
+	look.now_ns += 1;
+	look.available = 0;
+	look.used = 50 * M;
+	assert_int_equal(tm_policy_total(&trend, &look), 0);
+}
+
+/* The total after `seconds` of ticks, during which `available` changes by `drift` a second. */
+static uint64_t run(
+	struct tm_trend *trend, struct tm_outlook *look, uint64_t seconds, int64_t drift)
+{
+	uint64_t total = 0;
+
+	for (uint64_t i = 0; i < seconds * (SECOND / TICK); i++) {
+		look->now_ns += TICK;
+		look->available += (uint64_t)(drift / (int64_t)(SECOND / TICK));
+		total = tm_policy_total(trend, look);
+	}
+	return total;
+}
+
+static void growth_is_slow_and_waits_for_quiet(void **state)
+{
+	struct tm_outlook look = look_at(0, 800 * M);
+	struct tm_trend trend = {0};
+	uint64_t total;
+
+	(void)state;
+	tm_policy_total(&trend, &look);
+	look.available = 300 * M;
+	run(&trend, &look, 1, 0);
+	look.available = 800 * M;
+	assert_int_equal(run(&trend, &look, 1, 0), 200 * M); /* not quiet yet */
+	total = run(&trend, &look, 10, 0);
+	assert_in_range(
+		total, 200 * M + 9 * 10 * M, 200 * M + 10 * 21 * M); /* 1-2% of RAM a second */
+	assert_int_equal(run(&trend, &look, 60, 0), 700 * M);        /* all of it, in the end */
+}
+
+static void growth_stops_while_others_take_memory(void **state)
+{
+	struct tm_outlook look = look_at(0, 900 * M);
+	struct tm_trend trend = {0};
+	uint64_t before;
+
+	(void)state;
+	look.limit = 400 * M;
+	tm_policy_total(&trend, &look);
+	look.limit = UINT64_MAX;
+	before = run(&trend, &look, 5, 0);
+	assert_true(before > 400 * M);
+	/* Somebody takes 20 MiB a second; there would still be room. */
+	look.available -= 2 * M;
+	before = run(&trend, &look, 1, -20 * (int64_t)M);
+	assert_int_equal(run(&trend, &look, 5, -20 * (int64_t)M), before);
+	/* What the clients take themselves is no reason. */
+	before = run(&trend, &look, 3, 0);
+	for (int i = 0; i < 100; i++) {
+		look.used += M;
+		look.available -= M;
+		look.now_ns += TICK;
+		tm_policy_total(&trend, &look);
+	}
+	assert_true(trend.total > before + 5 * 10 * M);
+}
+
+static void growth_stops_under_pressure(void **state)
+{
+	struct tm_outlook look = look_at(0, 900 * M);
+	struct tm_trend trend = {0};
+	uint64_t before;
+
+	(void)state;
+	look.limit = 400 * M;
+	before = tm_policy_total(&trend, &look);
+	look.limit = UINT64_MAX;
+	for (int i = 0; i < 10; i++) {
+		look.pressed = true;
+		run(&trend, &look, 1, 0);
+		look.pressed = false;
+		assert_int_equal(run(&trend, &look, 1, 0), before);
+	}
+	assert_true(run(&trend, &look, 5, 0) > before);
+}
+
+/* Noise that stays within RAM/1024 does not keep the total down. */
+static void noise_does_not_stop_growth(void **state)
+{
+	struct tm_outlook look = look_at(0, 900 * M);
+	struct tm_trend trend = {0};
+
+	(void)state;
+	srand(2);
+	look.limit = 400 * M;
+	tm_policy_total(&trend, &look);
+	look.limit = UINT64_MAX;
+	for (int i = 0; i < 2000; i++) {
+		look.now_ns += TICK;
+		look.available = 900 * M + (uint64_t)(rand() % (int)M);
+		tm_policy_total(&trend, &look);
+	}
+	assert_true(trend.total >= 800 * M);
+}
+
+static void any_look_keeps_the_rules(void **state)
+{
+	struct tm_trend trend = {0};
+	uint64_t now = SECOND, before = 0;
+
+	(void)state;
+	srand(3);
+	for (int i = 0; i < ROUNDS; i++) {
+		struct tm_outlook look = {.now_ns = now += (uint64_t)rand() % (2 * SECOND),
+			.ram = 1 + any_number(),
+			.used = any_number(),
+			.available = any_number(),
+			.reserve = any_number(),
+			.limit = any_number(),
+			.pressed = rand() % 2};
+		bool known = trend.known;
+		uint64_t total = tm_policy_total(&trend, &look);
+
+		assert_true(total <= look.limit);
+		if (look.used < UINT64_MAX / 2 && look.available < UINT64_MAX / 2)
+			assert_true(total <= look.used + look.available);
+		if (known && look.pressed)
+			assert_true(total <= before);
+		before = total;
+	}
 }
 
 static void spare_goes_by_weight(void **state)
@@ -130,18 +297,6 @@ static void nobody_and_nothing(void **state)
 	assert_int_equal(s[0].granted, 0);
 }
 
-static uint64_t any_number(void)
-{
-	switch (rand() % 8) {
-	case 0:
-		return 0;
-	case 1:
-		return UINT64_MAX - (uint64_t)(rand() % 3);
-	default:
-		return (uint64_t)rand() * M >> rand() % 40;
-	}
-}
-
 static void random_clients_keep_the_rules(void **state)
 {
 	(void)state;
@@ -202,7 +357,12 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(total_is_clamped),
-		cmocka_unit_test(small_rises_are_ignored),
+		cmocka_unit_test(a_fall_is_followed_at_once_and_fully),
+		cmocka_unit_test(growth_is_slow_and_waits_for_quiet),
+		cmocka_unit_test(growth_stops_while_others_take_memory),
+		cmocka_unit_test(growth_stops_under_pressure),
+		cmocka_unit_test(noise_does_not_stop_growth),
+		cmocka_unit_test(any_look_keeps_the_rules),
 		cmocka_unit_test(spare_goes_by_weight),
 		cmocka_unit_test(spare_stops_at_the_ceiling),
 		cmocka_unit_test(persistent_comes_first),

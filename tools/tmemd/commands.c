@@ -282,10 +282,14 @@ static int run_set(struct call *call)
 	if (compress && strcmp(compress, "lz4") && strcmp(compress, "none"))
 		return tm_error_set(
 			&call->error, TM_ERROR_PARAMETER, "compress has to be 'lz4' or 'none'");
-	if (weight)
+	if (weight) {
 		client->weight = new_weight;
-	if (cap)
+		atomic_store(&client->ledger->weight, new_weight);
+	}
+	if (cap) {
 		client->cap = json_is_null(cap) ? TM_CAP_NONE : (uint64_t)json_integer_value(cap);
+		atomic_store(&client->ledger->cap_bytes, client->cap);
+	}
 	if (compress)
 		atomic_store(&client->ledger->compress,
 			strcmp(compress, "lz4") ? TM_COMPRESS_NONE : TM_COMPRESS_LZ4);

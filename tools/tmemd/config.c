@@ -27,8 +27,8 @@ struct setting {
 static const struct setting settings[] = {
 	{"socket", 'S', true, "PATH", "control socket (default: $TMEM_SOCKET, else by user)"},
 	{"limit", 'l', true, "SIZE",
-		"most that all clients together may use (default: half of RAM)"},
-	{"reserve", 'r', true, "SIZE", "available memory to leave alone (default: 10% of RAM)"},
+		"most that all clients together may use (default: half of memory)"},
+	{"reserve", 'r', true, "SIZE", "available memory to leave alone (default: 10% of memory)"},
 	{"config", 'c', false, "FILE", "read this file (default for root: " TM_CONFIG_FILE ")"},
 	{"foreground", 'f', false, NULL, "stay in the foreground, log to standard error"},
 	{"on-demand", 'd', false, "[SECONDS]", "end after so long (default: 10) without anybody"},
@@ -236,7 +236,7 @@ int tm_config_read(int argc, char **argv, struct tm_config *ret_config, int *ret
 {
 	struct command_line cl = {0};
 	struct texts file = {0};
-	struct tm_config config = {.limit = tm_ram_bytes() / 2, .reserve = tm_ram_bytes() / 10};
+	struct tm_config config = {.limit = TM_CONFIG_SHARE, .reserve = TM_CONFIG_SHARE};
 	const char *limit, *reserve, *env = getenv("TMEM_SOCKET");
 	int rc = read_options(argc, argv, &cl, ret_status);
 

@@ -3,7 +3,7 @@
  * host.h - what the parts of tmemd share
  *
  *      main -> server -> session -> commands -> describe, wait
- *                   \________________________-> lease -> policy
+ *                   \________________________-> lease -> policy, machine
  *
  * tmemd has one thread, so nothing in here is locked.
  */
@@ -15,6 +15,8 @@
 #include <sys/queue.h>
 
 #include "tools/tmemd/config.h"
+#include "tools/tmemd/machine.h"
+#include "tools/tmemd/policy.h"
 #include "tools/tmemd/registry.h"
 
 LIST_HEAD(tm_wait_list, tm_wait);
@@ -23,9 +25,17 @@ struct tm_host {
 	struct tm_config config;
 	struct tm_registry *registry;
 	struct tm_wait_list waits; /* commands that wait for clients */
-	uint64_t total;            /* bytes to divide; as of the last lease */
-	bool all_frozen;           /* clients that join are frozen too */
-	bool sessions_ready;       /* a session has work that no event will announce */
+	struct tm_machine *machine;
+	struct tm_machine_memory memory; /* of the last lease, as are: */
+	uint64_t limit, reserve;         /* what the configuration means with so much memory */
+	uint64_t total;                  /* bytes to divide */
+	uint64_t lease_ns;               /* when the next one is due */
+	struct tm_trend trend;
+	bool pressed;            /* the kernel reported pressure since then */
+	uint64_t pressure_count; /* how often it has */
+
+	bool all_frozen;     /* clients that join are frozen too */
+	bool sessions_ready; /* a session has work that no event will announce */
 };
 
 #endif

@@ -2,10 +2,10 @@
 /*
  * join.c - how a connection becomes a client
  *
- * The kernel says who the peer is; what the peer says itself is a name for people. What the former
- * host left in the ledger (frozen, compress) stays in force, so killing tmemd does not thaw
- * anybody; the cap is the host's own and starts anew, the weight with what the client says or the
- * default.
+ * The kernel says who the peer is; what the peer says itself is a name for people. What operators
+ * said (frozen, compress, cap, weight) stands in the ledger and stays in force under the next host,
+ * so killing tmemd neither thaws anybody nor lifts a cap. A successor takes its place with what its
+ * predecessor had.
  */
 #include "tools/tmemd/join.h"
 
@@ -57,15 +57,31 @@ static int map_ledger(
 	return 0;
 }
 
+/* What an operator said of a client, out of its ledger. */
+static void read_orders(const struct tm_ledger *ledger, struct tm_client *model)
+{
+	uint32_t weight = atomic_load(&ledger->weight);
+
+	model->cap = atomic_load(&ledger->cap_bytes);
+	if (weight >= TM_WEIGHT_MIN && weight <= TM_WEIGHT_MAX)
+		model->weight = weight;
+}
+
 /* Who took over what an orphan left takes its place here too. The descriptors stay: until the
  * successor has sent its own, its death must not cost them. */
 static void succeed(struct tm_client *orphan, const struct tm_client *model)
 {
+	const struct tm_ledger *left = orphan->ledger;
+
+	orphan->weight = model->weight;
+	read_orders(left, orphan);
+	atomic_store(&model->ledger->cap_bytes, atomic_load(&left->cap_bytes));
+	atomic_store(&model->ledger->weight, atomic_load(&left->weight));
+	atomic_store(&model->ledger->frozen, atomic_load(&left->frozen));
+	atomic_store(&model->ledger->compress, atomic_load(&left->compress));
 	tm_ledger_unmap(orphan->ledger);
 	orphan->ledger = model->ledger;
 	orphan->pid = model->pid;
-	orphan->weight = model->weight;
-	orphan->cap = model->cap;
 	orphan->session = model->session;
 	orphan->shrink_asked_ns = 0;
 }
@@ -92,6 +108,7 @@ int tm_join(struct tm_host *host, struct tm_session *session, const struct tm_jo
 	if (rc < 0)
 		return rc;
 
+	read_orders(model.ledger, &model);
 	tm_session_peer(session, &peer);
 	tm_printable(model.name, sizeof(model.name), join->name, SIZE_MAX);
 	tm_printable(model.type, sizeof(model.type), join->type, SIZE_MAX);

@@ -7,10 +7,11 @@
 
 #include "tools/tmemd/host.h"
 
-#define TM_LEASE_INTERVAL_NS 100000000ull
+/* Look at the machine only: host->memory, limit, reserve. */
+void tm_lease_look(struct tm_host *host);
 
 /* Look at the machine and at every ledger, divide the memory, write the grants, and ask whoever has
- * more than its grant to shrink. */
+ * more than its grant to shrink. host->lease_ns is when to do it again. */
 void tm_lease_update(struct tm_host *host);
 
 /* Sums over all clients as of now. */

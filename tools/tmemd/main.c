@@ -14,6 +14,7 @@
 #include "tools/tmemd/config.h"
 #include "tools/tmemd/daemon.h"
 #include "tools/tmemd/host.h"
+#include "tools/tmemd/lease.h"
 #include "tools/tmemd/listen.h"
 #include "tools/tmemd/log.h"
 #include "tools/tmemd/server.h"
@@ -35,13 +36,17 @@ static int serve(struct tm_host *host, struct tm_listen *listen)
 	char limit[TM_SIZE_TEXT_MAX], reserve[TM_SIZE_TEXT_MAX];
 	int rc = tm_registry_new(&host->registry);
 
-	tm_log("serving %s: limit %s, reserve %s", host->config.socket,
-		tm_size_format(host->config.limit, limit),
-		tm_size_format(host->config.reserve, reserve));
 	if (rc == 0)
+		rc = tm_machine_open("", &host->machine);
+	if (rc == 0) {
+		tm_lease_look(host);
+		tm_log("serving %s: limit %s, reserve %s", host->config.socket,
+			tm_size_format(host->limit, limit), tm_size_format(host->reserve, reserve));
 		rc = tm_server_run(host, tm_listen_fd(listen));
+	}
 	if (rc < 0)
 		tm_log("%s", strerror(-rc));
+	tm_machine_close(host->machine);
 	tm_registry_free(host->registry);
 	return rc < 0;
 }

@@ -21,7 +21,10 @@
 
 #include "core/util.h"
 
-#define RISE_FRACTION 64
+/* What MemAvailable does by itself, as a part of RAM, and for how long that is added up. */
+#define NOISE_FRACTION 1024
+#define MARK_NS        1000000000ull
+#define RESTLESS_NS    1000000000ull
 
 static uint64_t add(uint64_t a, uint64_t b)
 {
@@ -30,15 +33,39 @@ static uint64_t add(uint64_t a, uint64_t b)
 	return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
 }
 
-uint64_t tm_policy_total(
-	uint64_t used, uint64_t available, uint64_t reserve, uint64_t limit, uint64_t previous)
+/* Has somebody else taken memory since the mark? What the clients take is in both numbers. */
+static bool is_falling(struct tm_trend *t, uint64_t have, const struct tm_outlook *look)
 {
-	uint64_t have = add(used, available);
-	uint64_t total = TM_MIN(have > reserve ? have - reserve : 0, limit);
+	bool falling = add(have, look->ram / NOISE_FRACTION) < t->mark;
 
-	if (total > previous && total < limit && total - previous < total / RISE_FRACTION)
-		return previous;
-	return total;
+	if (falling || have > t->mark || look->now_ns - t->mark_ns >= MARK_NS) {
+		t->mark = have;
+		t->mark_ns = look->now_ns;
+	}
+	return falling;
+}
+
+uint64_t tm_policy_total(struct tm_trend *t, const struct tm_outlook *look)
+{
+	uint64_t have = add(look->used, look->available);
+	uint64_t goal = TM_MIN(have > look->reserve ? have - look->reserve : 0, look->limit);
+	uint64_t ms = TM_MIN((look->now_ns - t->looked_ns) / 1000000, (uint64_t)1000);
+	uint64_t step = look->ram / 1000 * ms / TM_GROW_SECONDS;
+	bool falling;
+
+	if (!t->known)
+		*t = (struct tm_trend){.known = true, .total = goal, .mark = have};
+	falling = is_falling(t, have, look) || look->pressed;
+	if (falling)
+		t->quiet_ns = look->now_ns + TM_QUIET_NS;
+	if (falling && goal < t->total)
+		t->restless_ns = look->now_ns + RESTLESS_NS;
+	if (goal < t->total)
+		t->total = goal;
+	else if (look->now_ns >= t->quiet_ns)
+		t->total = TM_MIN(goal, add(t->total, step));
+	t->looked_ns = look->now_ns;
+	return t->total;
 }
 
 struct need {

@@ -18,18 +18,42 @@ struct tm_share {
 	/* in */
 	uint32_t weight;     /* TM_WEIGHT_MIN to TM_WEIGHT_MAX */
 	uint64_t want;       /* what the client could make use of, its ask-ahead included */
-	uint64_t persistent; /* what it cannot give up */
+	uint64_t persistent; /* the part of that for pages it cannot give up; wanted first */
 	uint64_t ceiling;    /* min(cap, its own limit): a grant never exceeds it */
 	bool urgent;         /* what it stores frees more memory than that takes: local swap */
 	/* out */
 	uint64_t granted;
 };
 
-/* What all clients together may have: clamp(used + available - reserve, 0, limit). A rise of less
- * than 1/64 over `previous` is ignored, so that the noise of the machine does not reach the grants;
- * a fall is followed at once. */
-uint64_t tm_policy_total(
-	uint64_t used, uint64_t available, uint64_t reserve, uint64_t limit, uint64_t previous);
+/* One look at the machine. */
+struct tm_outlook {
+	uint64_t now_ns;
+	uint64_t ram;       /* what the machine, or our cgroup, has in all */
+	uint64_t used;      /* by all clients */
+	uint64_t available; /* to anybody */
+	uint64_t reserve;   /* of that, what tmem leaves alone */
+	uint64_t limit;     /* of all clients together */
+	bool pressed;       /* somebody had to wait for memory */
+};
+
+/* What is remembered from one look to the next. All zero: nothing yet. */
+struct tm_trend {
+	bool known;
+	uint64_t total; /* the last result */
+	uint64_t looked_ns;
+	uint64_t quiet_ns;      /* when growth may begin */
+	uint64_t restless_ns;   /* until when it is worth to look more often */
+	uint64_t mark, mark_ns; /* used + available to compare with, and when that was */
+};
+
+#define TM_QUIET_NS     2000000000ull /* growth begins so long after others took memory last */
+#define TM_GROW_SECONDS 64u           /* to grow by all of RAM: 1.6% a second */
+
+/* What all clients together may have: clamp(used + available - reserve, 0, limit). A first look is
+ * followed as it is, and so is every fall. A rise is followed by 1.6% of RAM a second, and only
+ * when for TM_QUIET_NS nobody but the clients took memory: neither did used + available fall by
+ * more than RAM/1024 within a second, nor was the machine pressed. */
+uint64_t tm_policy_total(struct tm_trend *trend, const struct tm_outlook *look);
 
 /* What urgent clients ask for, up to `limit`: they get it however little is available, since a page
  * that is swapped out frees 4 KiB and a refused one frees nothing. */

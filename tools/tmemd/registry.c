@@ -156,3 +156,15 @@ uint64_t tm_client_read(const _Atomic uint64_t *field)
 
 	return TM_MIN(value, (uint64_t)INT64_MAX);
 }
+
+bool tm_client_is_persistent(const struct tm_client *client)
+{
+	for (unsigned int i = 0; i < TM_POOLS_MAX; i++) {
+		const struct tm_ledger_pool *pool = &client->ledger->pools[i];
+
+		if (atomic_load(&pool->state) == TM_LEDGER_POOL_LIVE &&
+			pool->flags & TM_POOL_PERSIST)
+			return true;
+	}
+	return false;
+}

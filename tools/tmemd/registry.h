@@ -35,12 +35,13 @@ struct tm_client {
 	pid_t pid;
 	uid_t uid;
 	uint32_t weight;
-	uint64_t cap;               /* TM_CAP_NONE: none */
-	struct tm_ledger *ledger;   /* shared with the client: no number in it can be trusted */
-	struct tm_session *session; /* its connection, for events; NULL: its process is gone */
-	int kept[TM_KEPT_COUNT];    /* descriptors, or -1 */
-	bool took_leave;            /* what was kept is of no use any more */
-	uint64_t shrink_asked_ns;   /* when the last `shrink` went out; 0: never */
+	uint64_t cap;                /* TM_CAP_NONE: none */
+	struct tm_ledger *ledger;    /* shared with the client: no number in it can be trusted */
+	struct tm_session *session;  /* its connection, for events; NULL: its process is gone */
+	int kept[TM_KEPT_COUNT];     /* descriptors, or -1 */
+	bool took_leave;             /* what was kept is of no use any more */
+	uint64_t shrink_asked_ns;    /* when the last `shrink` went out; 0: never */
+	uint64_t used_seen, grew_ns; /* used_bytes at the last look, and when it rose last */
 };
 
 struct tm_registry;
@@ -77,5 +78,8 @@ struct tm_client *tm_registry_keeper(
 
 /* A number of a client's ledger; what no client can have is cut to what JSON can carry. */
 uint64_t tm_client_read(const _Atomic uint64_t *field);
+
+/* Has the client a persistent pool? */
+bool tm_client_is_persistent(const struct tm_client *client);
 
 #endif

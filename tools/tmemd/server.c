@@ -3,11 +3,13 @@
  * server.c - the loop of tmemd
  *
  *      epoll: listening socket | signals | sessions      -> handle, run, reap
- *      every 100 ms while there are clients               -> leases, waits
+ *             pressure                                    -> leases
+ *      every 50 or 10 ms while there are clients          -> leases, waits
  *      every second while there is any session            -> peers that do not read
  *
  * Invariants
- *   1. Nothing in the loop blocks: sockets are nonblocking, /proc/meminfo is all that is read.
+ *   1. Nothing in the loop blocks: sockets are nonblocking, and files of the kernel are all that is
+ * read.
  *   2. Sessions are freed only by reap(), after the events of one epoll_wait are handled, so an
  *      event never meets a session that is gone.
  *   3. At most TM_CONTROL_MAX + TM_CLIENTS_MAX sessions.
@@ -40,13 +42,13 @@ struct server {
 	struct tm_session *sessions[SESSIONS_MAX];
 	uint32_t interest[SESSIONS_MAX]; /* what epoll knows of each */
 	size_t count;
-	uint64_t lease_ns, slow_ns; /* when each tick is due */
-	uint64_t idle_since_ns;     /* when the last session ended */
+	uint64_t slow_ns;       /* when the slow tick is due */
+	uint64_t idle_since_ns; /* when the last session ended */
 	bool accepting, stop;
 };
 
 /* data.ptr of what is no session */
-static char tag_listen, tag_signal;
+static char tag_listen, tag_signal, tag_pressure;
 
 static int watch(struct server *s, int op, int fd, uint32_t events, void *tag)
 {
@@ -171,10 +173,8 @@ static void tick(struct server *s)
 {
 	uint64_t now = tm_now_ns();
 
-	if (now >= s->lease_ns && tm_registry_count(s->host->registry) > 0) {
-		s->lease_ns = now + TM_LEASE_INTERVAL_NS;
+	if (now >= s->host->lease_ns && tm_registry_count(s->host->registry) > 0)
 		tm_lease_update(s->host);
-	}
 	tm_wait_tick(s->host, now);
 	if (now >= s->slow_ns) {
 		s->slow_ns = now + SLOW_TICK_NS;
@@ -186,13 +186,30 @@ static void tick(struct server *s)
 		s->stop = true;
 }
 
+/* Somebody had to wait for memory: look now, not at the next tick. */
+static void on_pressure(struct server *s, uint32_t events)
+{
+	struct tm_host *host = s->host;
+
+	if (events & EPOLLERR) {
+		watch(s, EPOLL_CTL_DEL, tm_machine_pressure_fd(host->machine), 0, NULL);
+		tm_machine_pressure_lost(host->machine);
+		return;
+	}
+	host->pressed = true;
+	host->pressure_count++;
+	host->lease_ns = 0;
+}
+
 /* Milliseconds until a tick has something to do; -1: never. */
 static int next_tick_ms(const struct server *s)
 {
+	uint64_t now = tm_now_ns(), due = s->host->lease_ns;
+
 	if (s->host->sessions_ready)
 		return 0;
 	if (tm_registry_count(s->host->registry) > 0)
-		return (int)(TM_LEASE_INTERVAL_NS / 1000000);
+		return due > now ? (int)((due - now + 999999) / 1000000) : 0;
 	if (s->count > 0 || !s->accepting || is_idle(s))
 		return 500;
 	return -1;
@@ -214,7 +231,13 @@ static int server_open(struct server *s)
 		return -errno;
 	s->accepting = true;
 	rc = watch(s, EPOLL_CTL_ADD, s->listen_fd, EPOLLIN, &tag_listen);
-	return rc < 0 ? rc : watch(s, EPOLL_CTL_ADD, s->signal_fd, EPOLLIN, &tag_signal);
+	if (rc == 0)
+		rc = watch(s, EPOLL_CTL_ADD, s->signal_fd, EPOLLIN, &tag_signal);
+	/* Without it there is still the tick. */
+	if (tm_machine_pressure_fd(s->host->machine) >= 0)
+		(void)watch(s, EPOLL_CTL_ADD, tm_machine_pressure_fd(s->host->machine), EPOLLPRI,
+			&tag_pressure);
+	return rc;
 }
 
 static int server_loop(struct server *s)
@@ -230,6 +253,8 @@ static int server_loop(struct server *s)
 				accept_some(s);
 			else if (events[i].data.ptr == &tag_signal)
 				s->stop = true;
+			else if (events[i].data.ptr == &tag_pressure)
+				on_pressure(s, events[i].events);
 			else
 				tm_session_handle(events[i].data.ptr, events[i].events);
 		}

@@ -1,0 +1,117 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# One memory, many clients: what each gets when all want more (tests/helpers/putter.c puts without end)
+
+load helpers
+load host
+
+# putter NAME OPTION...: one in the background, joined when this returns. Its pid is in $CLIENT.
+putter() {
+	local name=$1 before
+	shift
+	before=$(clients)
+	"$B/tests/putter" -n "$name" "$@" >"$T/$name.json" 3>&- &
+	CLIENT=$!
+	defer "kill -CONT $CLIENT; kill $CLIENT"
+	retry 30 clients_are $((before + 1))
+}
+
+# ended PID NAME KEY: end a putter; a number of what it has to say.
+ended() {
+	kill "$1"
+	wait "$1"
+	jq ".$3" "$T/$2.json"
+}
+
+# near NAME PERCENT: the client uses so much of what all use, give or take 5 points; all use 90% of the limit.
+near() {
+	tmemctl list --json | jq -e --arg n "$1" --argjson p "$2" '
+		[.clients[].used_bytes] as $all | ($all | add) as $sum
+		| (.clients[] | select(.name == $n) | .used_bytes) / $sum * 100 - $p
+		| (. < 5 and . > -5 and ($sum > 0)) and true' &&
+		[ "$(tmemctl list --json | jq '.host.used_bytes > .host.total_bytes * 0.7')" = true ]
+}
+
+@test "over-putting at weights 1:3 settles at 25:75, and at 50:50 when the weights say so" {
+	host -l 128M -r 0
+	putter one -w 100 # alone it gets everything
+	retry 60 near one 100
+	putter three -w 300
+	retry 60 near one 25
+	near three 75
+	tmemctl set one weight=300
+	retry 60 near one 50
+}
+
+@test "who is over its share loses pages first" {
+	host -l 128M -r 0
+	putter small -s 16M
+	putter big
+	retry 60 near big 73
+	# The small one is below its half and lost nothing.
+	[ "$(tmemctl list --json | jq '[.clients[] | select(.name == "small") | .pools[].evicted] | add')" = 0 ]
+	[ "$(tmemctl list --json | jq '[.clients[] | select(.name == "big") | .pools[].evicted] | add > 0')" = true ]
+}
+
+@test "a cap is never exceeded by a byte" {
+	host -l 256M -r 0
+	putter capped
+	capped=$CLIENT
+	putter other
+	tmemctl set capped cap=20000000
+	below() { [ "$(of capped used_bytes)" -le "$1" ]; }
+	retry 60 below 20000000
+	for ((i = 0; i < 50; i++)); do
+		below 20000000
+	done
+	tmemctl set other weight=1 # more room, not for the capped one
+	for ((i = 0; i < 50; i++)); do
+		below 20000000
+	done
+	# Not even when its host dies and another one comes.
+	kill -9 "$(host_pid)"
+	retry 30 host -l 256M -r 0
+	retry 60 clients_are 2
+	is capped cap_bytes 20000000
+	is other weight 1
+	below 20000000
+	[ "$(ended "$capped" capped over_grant)" = 0 ]
+}
+
+@test "persistent demand goes before ephemeral pages" {
+	host -l 192M -r 0
+	putter cache
+	retry 60 near cache 100
+	# It grows at the cost of the cache, whatever the weights.
+	tmemctl set cache weight=10000
+	putter swap -k -s 64M
+	has() { [ "$(of "$1" used_bytes)" -ge "$2" ]; }
+	retry 60 has swap $((64 << 20))
+	# An idle one keeps a little room ahead, the cache has the rest.
+	retry 60 has cache $((56 << 20))
+	putter swap2 -k -s 16M
+	retry 60 has swap2 $((16 << 20))
+	has swap $((64 << 20))
+}
+
+@test "under a steady load no put is refused for want of a lease" {
+	host -l 1G -r 0
+	putter steady -k -r 20M -s 100M
+	steady=$CLIENT
+	putter cache # takes all the rest, all the time
+	full() { [ "$(of steady used_bytes)" -ge $((100 << 20)) ]; }
+	retry 120 full
+	[ "$(ended "$steady" steady refused)" = 0 ]
+}
+
+@test "a stopped client that holds too much takes nothing from the shares of the others" {
+	host -l 128M -r 0
+	putter stuck
+	stuck=$CLIENT
+	retry 60 near stuck 100
+	kill -STOP "$stuck"
+	putter fine
+	half() { [ "$(of fine used_bytes)" -ge $((56 << 20)) ]; }
+	retry 60 half
+}
