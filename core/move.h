@@ -67,9 +67,9 @@ void tm_store_resume(struct tm_store *s);
 
 /*
  * Read a stream into the store's pools: the n-th of the stream's pools with some flags and
- * attributes goes to the store's n-th such pool. 0; -EINVAL it does not fit this client; -EEXIST a
- * persistent pool is not empty; -ENOSPC no room for one; the errors of tm_stream_next(); what the
- * front end returned. A failure has changed nothing.
+ * TM_POOL_RETAIN or not goes to the store's n-th such pool. 0; -EINVAL it does not fit this client;
+ * -EEXIST a persistent pool is not empty; -ENOSPC no room for one; the errors of tm_stream_next();
+ * what the front end returned. A failure has changed nothing.
  */
 int tm_store_restore(struct tm_store *s, const struct tm_move_params *who, tm_stream_read_fn *read,
 	void *opaque, struct tm_move_result *ret_result);

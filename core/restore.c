@@ -82,6 +82,13 @@ static int take_head(struct restore *v, const struct tm_stream_head *head)
 		: 0;
 }
 
+/* What else a pool does with puts is its own matter. */
+static bool is_like(const struct tm_owner *owner, const struct tm_stream_pool *pool)
+{
+	return owner->flags == pool->flags &&
+		(owner->attrs & TM_POOL_RETAIN) == (pool->attrs & TM_POOL_RETAIN);
+}
+
 /* The first pool not taken yet that is like `pool`, entered. */
 static struct tm_pool *find_pool(struct restore *v, const struct tm_stream_pool *pool)
 {
@@ -93,8 +100,7 @@ static struct tm_pool *find_pool(struct restore *v, const struct tm_stream_pool 
 			continue;
 		for (uint32_t i = 0; i < v->known; i++)
 			taken |= v->targets[i].pool == p;
-		if (!taken && p->log.owner->flags == pool->flags &&
-			p->log.owner->attrs == pool->attrs)
+		if (!taken && is_like(p->log.owner, pool))
 			return p;
 		tm_pool_leave(p);
 	}
@@ -106,9 +112,8 @@ static int misfit(struct restore *v, const struct tm_stream_pool *pool)
 	const char *kind = pool->flags & TM_POOL_PERSIST ? "persistent" : "ephemeral";
 	unsigned int order = (pool->flags & TM_POOL_ORDER_MASK) >> TM_POOL_ORDER_SHIFT;
 
-	return fail(v, -EINVAL,
-		"this client has no %spool like the saved one: %s, pages of %u KiB, attributes %#x",
-		v->known > 0 ? "further " : "", kind, 4u << order, pool->attrs);
+	return fail(v, -EINVAL, "it has no %spool like the saved one: %s, pages of %u KiB",
+		v->known > 0 ? "further " : "", kind, 4u << order);
 }
 
 static int take_pool(struct restore *v, const struct tm_stream_pool *pool)
