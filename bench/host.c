@@ -71,7 +71,10 @@ static void holder_open(struct holder *h, const char *name, uint32_t flags, uint
 		.type = "bench",
 		.store_fd = -1,
 		.state_fd = -1,
-		.ops = {on_release, on_shrink, on_destroy, h}};
+		.ops = {.release = on_release,
+			.shrink = on_shrink,
+			.destroy = on_destroy,
+			.opaque = h}};
 	struct tm_store_params params = {.limit = limit, .keeper = true};
 	struct tm_pool_params pool = {.name = name, .flags = tm_pool_flags(flags, 0)};
 

@@ -54,6 +54,7 @@ struct tm_shard {
 struct tm_objects {
 	struct tm_index *ix;
 	uint32_t pool;
+	bool staged;
 	_Atomic uint64_t *used_bytes, *object_count;
 	struct tm_lock lock; /* of what follows, and of every object and list in it */
 	struct table table;
@@ -62,6 +63,8 @@ struct tm_objects {
 
 struct tm_index {
 	struct tm_budget *budget;
+	struct tm_changes *_Atomic changes; /* NULL: nobody wants to know */
+	struct tm_marks *marks; /* NULL: none; constant once a pool that needs it lives */
 	struct tm_shard shards[SHARDS];
 };
 
@@ -133,7 +136,7 @@ static void table_remove(struct table *t, struct item *item)
 
 /* --- objects -------------------------------------------------------------------------------- */
 
-int tm_objects_create(struct tm_index *ix, uint32_t pool, _Atomic uint64_t *used_bytes,
+int tm_objects_create(struct tm_index *ix, uint32_t pool, bool staged, _Atomic uint64_t *used_bytes,
 	_Atomic uint64_t *object_count, struct tm_objects **ret_objects)
 {
 	struct tm_objects *objects = tm_node_alloc(ix->budget, NULL, sizeof(*objects));
@@ -146,6 +149,7 @@ int tm_objects_create(struct tm_index *ix, uint32_t pool, _Atomic uint64_t *used
 	}
 	objects->ix = ix;
 	objects->pool = pool;
+	objects->staged = staged;
 	objects->used_bytes = used_bytes;
 	objects->object_count = object_count;
 	tm_lock_init(&objects->lock, TM_LOCK_OBJECTS);
@@ -176,16 +180,20 @@ static struct tm_object *object_find_locked(
 	return NULL;
 }
 
-static struct tm_object *object_make_locked(struct tm_objects *objects, const struct tm_oid *oid)
+/* A new object becomes *spare, which is NULL then, or is allocated where there is no `spare`. */
+static struct tm_object *object_make_locked(
+	struct tm_objects *objects, const struct tm_oid *oid, struct tm_object **spare)
 {
 	struct tm_budget *b = objects->ix->budget;
 	struct tm_object *o = object_find_locked(objects, oid);
 
 	if (o)
 		return o;
-	o = tm_node_alloc(b, objects->used_bytes, sizeof(*o));
+	o = spare ? *spare : tm_node_alloc(b, objects->used_bytes, sizeof(*o));
 	if (!o)
 		return NULL;
+	if (spare)
+		*spare = NULL;
 	o->item.hash = XXH3_64bits(oid, sizeof(*oid));
 	o->objects = objects;
 	o->oid = *oid;
@@ -194,17 +202,19 @@ static struct tm_object *object_make_locked(struct tm_objects *objects, const st
 	return o;
 }
 
-/* Link `leaf` as the newest of its object. -ENOMEM when the object cannot be made. */
-static int object_add_leaf(
-	struct tm_objects *objects, const struct tm_oid *oid, struct tm_leaf *leaf)
+/* Link `leaf` as the newest of its object. -ENOMEM when the object cannot be made, which a `spare`
+ * rules out. */
+static int object_add_leaf(struct tm_objects *objects, const struct tm_oid *oid,
+	struct tm_leaf *leaf, struct tm_object **spare)
 {
 	struct tm_object *o;
 
 	tm_lock(&objects->lock);
-	o = object_make_locked(objects, oid);
+	o = object_make_locked(objects, oid, spare);
 	if (o) {
 		leaf->object = o;
 		leaf->birth = ++objects->next_birth;
+		leaf->newer = NULL;
 		leaf->older = o->newest;
 		if (o->newest)
 			o->newest->newer = leaf;
@@ -343,7 +353,7 @@ static struct tm_leaf *leaf_make_locked(struct tm_cursor *c, const struct tm_han
 	leaf->item.hash = c->hash;
 	leaf->run = run_of(h);
 	if (leaf_reach_locked(ix, h->objects, leaf, slot_of(h)) < 0 ||
-		object_add_leaf(h->objects, &h->oid, leaf) < 0) {
+		object_add_leaf(h->objects, &h->oid, leaf, NULL) < 0) {
 		leaf_free(ix, h->objects, leaf);
 		return NULL;
 	}
@@ -373,6 +383,7 @@ int tm_index_create(struct tm_budget *b, struct tm_index **ret_ix)
 
 void tm_index_destroy(struct tm_index *ix)
 {
+	tm_marks_destroy(ix->marks);
 	for (uint32_t i = 0; i < SHARDS; i++) {
 		tm_lock_destroy(&ix->shards[i].lock);
 		table_fini(ix->budget, &ix->shards[i].leaves);
@@ -413,8 +424,29 @@ uint64_t tm_cursor_get(const struct tm_cursor *c)
 	return c->slot ? *c->slot : TM_SLOT_NONE;
 }
 
+/* Tell whoever wants to know that the page at the cursor changes. */
+static void tell_locked(const struct tm_cursor *c)
+{
+	struct tm_changes *changes = atomic_load_explicit(&c->ix->changes, memory_order_acquire);
+	const struct tm_object *o = c->leaf->object;
+
+	if (o->objects->staged)
+		return;
+	if (c->ix->marks)
+		tm_marks_set(c->ix->marks, c->hash);
+	if (changes)
+		tm_changes_note(changes,
+			&(struct tm_changed_run){.hash = c->hash,
+				.oid = o->oid,
+				.run = c->leaf->run,
+				.pool = o->objects->pool},
+			(unsigned int)(c->slot - c->leaf->slots));
+}
+
 void tm_cursor_set(struct tm_cursor *c, uint64_t slot)
 {
+	if (tm_slot_location(slot) != tm_slot_location(*c->slot)) /* more than a hit */
+		tell_locked(c);
 	c->leaf->present += (slot != TM_SLOT_NONE) - (*c->slot != TM_SLOT_NONE);
 	*c->slot = slot;
 }
@@ -431,6 +463,75 @@ void tm_index_unlock(struct tm_cursor *c)
 		leaf_free(c->ix, objects, leaf);
 	}
 	tm_unlock(&c->shard->lock);
+}
+
+uint64_t tm_cursor_page(const struct tm_cursor *c, unsigned int n)
+{
+	return c->leaf && n < c->leaf->capacity ? c->leaf->slots[n] : TM_SLOT_NONE;
+}
+
+int tm_index_publish_locked(struct tm_cursor *c, struct tm_objects *to)
+{
+	struct tm_objects *from = c->leaf->object->objects;
+	struct tm_oid oid = c->leaf->object->oid;
+	struct tm_object *spare = tm_node_alloc(c->ix->budget, to->used_bytes, sizeof(*spare));
+
+	if (!spare)
+		return -ENOMEM;
+	/* Both hash alike, so the leaf stays in its bucket. */
+	object_remove_leaf(c->leaf);
+	object_add_leaf(to, &oid, c->leaf, &spare);
+	tm_node_free(from->ix->budget, to->used_bytes, spare, sizeof(*spare));
+	return 0;
+}
+
+void tm_index_tell(struct tm_index *ix, struct tm_changes *changes)
+{
+	atomic_store(&ix->changes, changes);
+	for (uint32_t s = 0; s < SHARDS; s++) { /* whoever missed it is out after this */
+		tm_lock(&ix->shards[s].lock);
+		tm_unlock(&ix->shards[s].lock);
+	}
+}
+
+/* --- marks ------------------------------------------------------------------------------------ */
+
+int tm_index_keep_marks(struct tm_index *ix, uint64_t limit)
+{
+	return ix->marks ? 0 : tm_marks_create(ix->budget, limit, &ix->marks);
+}
+
+void tm_index_mark(struct tm_index *ix, uint64_t hash)
+{
+	if (ix->marks)
+		tm_marks_set(ix->marks, hash);
+}
+
+void tm_index_mark_locked(struct tm_cursor *c)
+{
+	tm_index_mark(c->ix, c->hash);
+}
+
+bool tm_index_is_marked_locked(const struct tm_cursor *c)
+{
+	return c->ix->marks && tm_marks_has(c->ix->marks, c->hash);
+}
+
+/* No run has this number. */
+static uint64_t object_mark(const struct tm_objects *objects, const struct tm_oid *oid)
+{
+	return XXH3_64bits_withSeed(oid, sizeof(*oid), (uint64_t)objects->pool << 32 | UINT32_MAX);
+}
+
+void tm_index_mark_object(struct tm_objects *objects, const struct tm_oid *oid)
+{
+	if (objects->ix->marks)
+		tm_marks_set(objects->ix->marks, object_mark(objects, oid));
+}
+
+bool tm_index_is_object_marked(struct tm_objects *objects, const struct tm_oid *oid)
+{
+	return objects->ix->marks && tm_marks_has(objects->ix->marks, object_mark(objects, oid));
 }
 
 void tm_index_each(struct tm_index *ix,

@@ -23,9 +23,11 @@
 #define TM_INDEX_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "core/budget.h"
+#include "core/changes.h"
 #include "core/tmem.h"
 
 #define TM_LEAF_SHIFT 6
@@ -55,8 +57,10 @@ int tm_index_create(struct tm_budget *b, struct tm_index **ret_ix);
 /* Every pool's objects are gone already. */
 void tm_index_destroy(struct tm_index *ix);
 
-/* The objects of one pool. `pool` distinguishes pools in the hash; the gauges are the pool's. */
-int tm_objects_create(struct tm_index *ix, uint32_t pool, _Atomic uint64_t *used_bytes,
+/* The objects of one pool. `pool` distinguishes pools in the hash; the gauges are the pool's.
+ * `staged`: of a pool's pages that are not published yet, in an index of their own beside it;
+ * nobody is told of changes in there. */
+int tm_objects_create(struct tm_index *ix, uint32_t pool, bool staged, _Atomic uint64_t *used_bytes,
 	_Atomic uint64_t *object_count, struct tm_objects **ret_objects);
 void tm_objects_destroy(struct tm_objects *objects); /* empty already */
 
@@ -70,6 +74,13 @@ int tm_index_make_locked(struct tm_cursor *cursor, const struct tm_handle *h);
 /* The slot's value (TM_SLOT_NONE without one), and its change. */
 uint64_t tm_cursor_get(const struct tm_cursor *cursor);
 void tm_cursor_set(struct tm_cursor *cursor, uint64_t slot);
+
+/* What the leaf under the cursor has for the n-th page of its run. */
+uint64_t tm_cursor_page(const struct tm_cursor *cursor, unsigned int n);
+
+/* The leaf of a staged object, with all its pages, becomes one of `to`: the same pool's objects,
+ * which have none for this run. 0; -ENOMEM, nothing changed then. */
+int tm_index_publish_locked(struct tm_cursor *cursor, struct tm_objects *to);
 
 /* Unlock, and free the leaf if it lost its last slot. */
 void tm_index_unlock(struct tm_cursor *cursor);
@@ -88,6 +99,20 @@ size_t tm_objects_walk(struct tm_objects *objects, const struct tm_oid *oid, str
 
 /* Any one object of the pool. False when there is none. */
 bool tm_objects_any(struct tm_objects *objects, struct tm_oid *ret_oid);
+
+/* From when this returns, tell `changes` of every page that is put, moved or removed; NULL: no
+ * longer, and nobody is in the middle of telling. */
+void tm_index_tell(struct tm_index *ix, struct tm_changes *changes);
+
+/* Mark from now on what is put or flushed (for good; a second call does nothing). 0; -ENOMEM.
+ * Before the first ephemeral pool is used. A mark for the cursor's run, for a run by the hash a
+ * cursor had there, or for a whole object. */
+int tm_index_keep_marks(struct tm_index *ix, uint64_t limit);
+void tm_index_mark_locked(struct tm_cursor *cursor);
+void tm_index_mark(struct tm_index *ix, uint64_t hash);
+bool tm_index_is_marked_locked(const struct tm_cursor *cursor);
+void tm_index_mark_object(struct tm_objects *objects, const struct tm_oid *oid);
+bool tm_index_is_object_marked(struct tm_objects *objects, const struct tm_oid *oid);
 
 /* Call `visit` for every present slot of every pool, each under its shard's lock. For checks. */
 void tm_index_each(struct tm_index *ix,

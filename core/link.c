@@ -19,7 +19,8 @@
  * host program is touched.
  *   3. The thread takes no signal: handlers of the host program run in its own threads.
  *
- * Locking: none. `counters` are atomic; everything else belongs to the thread after the start.
+ * Locking: `answer_lock` for an answer that other threads leave. `counters` are atomic; everything
+ * else belongs to the thread after the start.
  */
 #include "core/link.h"
 
@@ -28,6 +29,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/un.h>
@@ -51,6 +53,11 @@ struct tm_link {
 	bool successor; /* what the host has under our name is ours, also after it lost us */
 	pthread_t thread;
 	_Atomic uint64_t joins, refusals, version_mismatches, host_starts;
+
+	int call_fd; /* readable when there is an answer, or the thread has to end */
+	pthread_mutex_t answer_lock;
+	struct tm_link_answer answer; /* its lock's, as has_answer */
+	bool has_answer;
 };
 
 static void count(_Atomic uint64_t *counter)
@@ -79,6 +86,66 @@ static int link_greet(struct tm_link *link, struct tm_conn *conn)
 	return rc == TM_PROTO_VERSION ? 0 : -EPROTO;
 }
 
+/* Send the answer that another thread has left, if there is one. */
+static int link_send_answer(struct tm_link *link, struct tm_conn *conn)
+{
+	struct tm_link_answer answer;
+	json_t *arguments;
+	bool has;
+
+	pthread_mutex_lock(&link->answer_lock);
+	answer = link->answer;
+	has = link->has_answer;
+	link->has_answer = false;
+	pthread_mutex_unlock(&link->answer_lock);
+	if (!has)
+		return 0;
+	arguments = json_pack("{s:I,s:I,s:I,s:I,s:I}", "ticket", (json_int_t)answer.ticket, "pages",
+		(json_int_t)answer.pages, "skipped", (json_int_t)answer.skipped, "bytes",
+		(json_int_t)answer.bytes, "pause_ns", (json_int_t)answer.pause_ns);
+	if (answer.failed) {
+		char text[TM_WHY_MAX];
+
+		tm_printable(text, sizeof(text), answer.why, sizeof(answer.why));
+		json_object_set_new(arguments, "error", json_string(text));
+	}
+	return arguments ? tm_conn_send(conn, tm_proto_request("transferred", arguments, NULL), -1)
+			 : -ENOMEM;
+}
+
+void tm_link_answer(struct tm_link *link, const struct tm_link_answer *answer)
+{
+	pthread_mutex_lock(&link->answer_lock);
+	link->answer = *answer;
+	link->has_answer = true;
+	pthread_mutex_unlock(&link->answer_lock);
+	eventfd_write(link->call_fd, 1);
+}
+
+/* The event save or restore. */
+static void link_transfer(
+	struct tm_link *link, struct tm_conn *conn, const json_t *data, bool restore)
+{
+	const struct tm_link_ops *ops = &link->params.ops;
+	struct tm_link_transfer transfer = {
+		.ticket = (uint64_t)json_integer_value(json_object_get(data, "ticket")),
+		.restore = restore,
+		.live = json_is_true(json_object_get(data, "live")),
+		.hold = json_is_true(json_object_get(data, "hold")),
+		.fd = tm_conn_take_fd(conn),
+	};
+	struct tm_link_answer answer = {.ticket = transfer.ticket, .failed = true};
+	int rc = transfer.fd >= 0 && ops->transfer ? ops->transfer(ops->opaque, link, &transfer)
+						   : -EOPNOTSUPP;
+
+	if (rc == 0)
+		return;
+	if (transfer.fd >= 0)
+		close(transfer.fd);
+	snprintf(answer.why, sizeof(answer.why), "%s", strerror(-rc));
+	tm_link_answer(link, &answer);
+}
+
 /* Do what an event asks for. 0; -ESHUTDOWN the client was destroyed; errors of tm_conn_send. */
 static int link_handle(struct tm_link *link, struct tm_conn *conn, const json_t *message)
 {
@@ -101,6 +168,10 @@ static int link_handle(struct tm_link *link, struct tm_conn *conn, const json_t 
 	}
 	if (strcmp(event, "shrink") == 0 && ops->shrink)
 		ops->shrink(ops->opaque);
+	if (strcmp(event, "save") == 0 || strcmp(event, "restore") == 0)
+		link_transfer(link, conn, data, *event == 'r');
+	if (strcmp(event, "resume") == 0 && ops->resume)
+		ops->resume(ops->opaque);
 	if (strcmp(event, "destroy") == 0) {
 		if (ops->destroy)
 			ops->destroy(ops->opaque);
@@ -175,12 +246,18 @@ static int link_serve(struct tm_link *link, struct tm_conn *conn)
 {
 	for (;;) {
 		json_t *message;
-		int rc = tm_conn_receive(conn, link->stop_fd, -1, &message);
+		int rc = link_send_answer(link, conn);
 
-		if (rc < 0)
-			return rc;
-		rc = link_handle(link, conn, message);
-		json_decref(message);
+		if (rc == 0)
+			rc = tm_conn_receive(conn, link->call_fd, -1, &message);
+		if (rc == 0) {
+			rc = link_handle(link, conn, message);
+			json_decref(message);
+		} else if (rc == -ECANCELED && link_sleep(link, 0)) {
+			eventfd_t calls;
+
+			rc = eventfd_read(link->call_fd, &calls) < 0 ? -errno : 0;
+		}
 		if (rc < 0)
 			return rc;
 	}
@@ -244,6 +321,9 @@ static void link_free(struct tm_link *link)
 {
 	if (link->stop_fd >= 0)
 		close(link->stop_fd);
+	if (link->call_fd >= 0)
+		close(link->call_fd);
+	pthread_mutex_destroy(&link->answer_lock);
 	free(link->name);
 	free(link->type);
 	free(link->socket);
@@ -280,8 +360,10 @@ int tm_link_start(const struct tm_link_params *params, struct tm_link **ret_link
 	link->name = strdup(params->name);
 	link->type = strdup(params->type);
 	link->socket = tm_socket_path(params->socket);
+	pthread_mutex_init(&link->answer_lock, NULL);
 	link->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (link->stop_fd < 0)
+	link->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (link->stop_fd < 0 || link->call_fd < 0)
 		rc = -errno;
 	else if (!link->name || !link->type || !link->socket)
 		rc = -ENOMEM;
@@ -387,6 +469,7 @@ void tm_link_stop(struct tm_link *link)
 	if (!link)
 		return;
 	eventfd_write(link->stop_fd, 1);
+	eventfd_write(link->call_fd, 1);
 	pthread_join(link->thread, NULL);
 	link_free(link);
 }

@@ -15,7 +15,25 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "core/tmem.h"
+
 struct tm_link;
+
+/* The host wants the client's pools saved to, or restored from, a socket. */
+struct tm_link_transfer {
+	uint64_t ticket; /* for the answer */
+	bool restore;
+	bool live, hold; /* of a save: see core/move.h */
+	int fd;          /* -1: the host sent none */
+};
+
+/* How it ended. */
+struct tm_link_answer {
+	uint64_t ticket;
+	bool failed;
+	uint64_t pages, skipped, bytes, pause_ns;
+	char why[TM_WHY_MAX]; /* when it failed: one line */
+};
 
 /* What the host may ask of a client. Called from the link's thread, one at a time. */
 struct tm_link_ops {
@@ -28,6 +46,14 @@ struct tm_link_ops {
 
 	/* Drop every pool for good. The link ends itself afterwards and does not join again. */
 	void (*destroy)(void *opaque);
+
+	/* Start a transfer, which takes the descriptor over, and give the answer to `link` when it
+	 * has ended. NULL or a negative errno: it cannot be done. */
+	int (*transfer)(
+		void *opaque, struct tm_link *link, const struct tm_link_transfer *transfer);
+
+	/* Changes that a save has made wait may go on. */
+	void (*resume)(void *opaque);
 
 	void *opaque;
 };
@@ -63,6 +89,10 @@ int tm_link_reclaim(
 /* Start the thread; all strings are copied. 0; -ENOMEM; -ENAMETOOLONG a socket path that does not
  * fit a sockaddr_un; errno of pthread_create. */
 int tm_link_start(const struct tm_link_params *params, struct tm_link **ret_link);
+
+/* Tell the host how a transfer ended. Any thread, until tm_link_stop(); what nobody is there to
+ * hear is forgotten. */
+void tm_link_answer(struct tm_link *link, const struct tm_link_answer *answer);
 
 /* What happened to a link so far. `version_mismatches` counts hosts of another protocol version:
  * the client works on without a host and asks again every 10 s. */

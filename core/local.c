@@ -11,8 +11,10 @@
 #include "core/heap.h"
 #include "core/ledger.h"
 #include "core/link.h"
+#include "core/move.h"
 #include "core/store.h"
 #include "core/tmem.h"
+#include "core/transfer.h"
 #include "core/util.h"
 
 struct local {
@@ -20,6 +22,8 @@ struct local {
 	struct tm_store *store;
 	struct tm_ledger *ledger;
 	int ledger_fd;
+	char name[TM_NAME_MAX + 1], type[TM_NAME_MAX + 1];
+	struct tm_transfer *transfer;
 	struct tm_link *link; /* NULL: no host wanted */
 	_Atomic bool destroyed;
 	void (*on_destroyed)(void *opaque);
@@ -95,8 +99,11 @@ static void local_close(struct tmem *t)
 {
 	struct local *l = (struct local *)t;
 
+	tm_transfer_stop(l->transfer); /* while it can still answer */
 	if (l->link)
 		tm_link_stop(l->link);
+	tm_transfer_destroy(l->transfer);
+	tm_store_resume(l->store);
 	tm_store_destroy(l->store);
 	tm_ledger_unmap(l->ledger);
 	close(l->ledger_fd);
@@ -140,10 +147,64 @@ static void on_destroy(void *opaque)
 	struct local *l = opaque;
 
 	l->destroyed = true;
+	tm_transfer_cancel(l->transfer); /* it keeps pools from going */
 	for (int pool = 0; pool < TM_POOLS_MAX; pool++)
 		tm_store_destroy_pool(l->store, pool);
 	if (l->on_destroyed)
 		l->on_destroyed(l->opaque);
+}
+
+/* Who waits for the end of a transfer. */
+struct waiting {
+	struct tm_link *link;
+	uint64_t ticket;
+};
+
+/* From the transfer's thread. */
+static void on_transferred(void *opaque, int rc, const struct tm_move_result *result)
+{
+	struct waiting *w = opaque;
+	struct tm_link_answer answer = {.ticket = w->ticket,
+		.failed = rc < 0,
+		.pages = result->pages,
+		.skipped = result->skipped,
+		.bytes = result->bytes,
+		.pause_ns = result->pause_ns};
+
+	memcpy(answer.why, result->why, sizeof(answer.why));
+	tm_link_answer(w->link, &answer);
+	free(w);
+}
+
+static int on_transfer(void *opaque, struct tm_link *link, const struct tm_link_transfer *transfer)
+{
+	struct local *l = opaque;
+	struct tm_transfer_request request = {
+		.restore = transfer->restore,
+		.live = transfer->live,
+		.hold = transfer->hold,
+		.fd = transfer->fd,
+	};
+	struct waiting *w;
+	int rc;
+
+	if (l->destroyed)
+		return -ENOENT;
+	w = malloc(sizeof(*w));
+	if (!w)
+		return -ENOMEM;
+	*w = (struct waiting){link, transfer->ticket};
+	rc = tm_transfer_start(l->transfer, &request, on_transferred, w);
+	if (rc < 0)
+		free(w);
+	return rc;
+}
+
+static void on_resume(void *opaque)
+{
+	struct local *l = opaque;
+
+	tm_store_resume(l->store);
 }
 
 /* --- opening ---------------------------------------------------------------------------------- */
@@ -249,7 +310,7 @@ static int start_link(
 		.store_fd = params->survive ? tm_store_fd(l->store) : -1,
 		.state_fd = state_fd,
 		.successor = successor,
-		.ops = {on_release, on_shrink, on_destroy, l},
+		.ops = {on_release, on_shrink, on_destroy, on_transfer, on_resume, l},
 	};
 
 	return wants_host(params->socket) ? tm_link_start(&link, &l->link) : 0;
@@ -278,6 +339,13 @@ int tm_open(const struct tm_open_params *params, struct tmem **ret_tmem)
 	rc = open_store(l, params, &legacy);
 	if (rc < 0)
 		goto close_ledger;
+	strcpy(l->name, params->name);
+	strcpy(l->type, params->type);
+	rc = tm_transfer_create(l->store,
+		&(struct tm_move_params){l->name, l->type, params->move, params->opaque},
+		&l->transfer);
+	if (rc < 0)
+		goto destroy_store;
 	state_fd = legacy.state_fd;
 	if (params->state) {
 		state_fd = params->state(params->opaque, state_fd);
@@ -292,6 +360,7 @@ int tm_open(const struct tm_open_params *params, struct tmem **ret_tmem)
 	return 0;
 
 destroy_store:
+	tm_transfer_destroy(l->transfer);
 	tm_store_destroy(l->store);
 close_ledger:
 	tm_ledger_unmap(l->ledger);

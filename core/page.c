@@ -23,15 +23,17 @@
 /* How often one put may reclaim before it is refused: other threads take what it freed. */
 #define RECLAIM_TRIES 8
 
-/* A call on one page: the pool entered and the handle resolved. */
+/* A call on one page: the pool entered, with whichever of the two functions suits it, and the
+ * handle resolved. */
 static int page_enter(struct tm_store *s, int id, const struct tm_oid *oid, uint32_t index,
-	struct tm_pool **ret_pool, struct tm_handle *ret_handle)
+	struct tm_pool *(*enter)(struct tm_store *s, int id), struct tm_pool **ret_pool,
+	struct tm_handle *ret_handle)
 {
 	struct tm_pool *p;
 
 	if (!~(oid->w[0] & oid->w[1] & oid->w[2]))
 		return -EINVAL;
-	p = tm_pool_enter(s, id);
+	p = enter(s, id);
 	if (!p)
 		return -ENOENT;
 	*ret_pool = p;
@@ -95,6 +97,7 @@ static bool flush_handle(struct tm_store *s, struct tm_pool *p, const struct tm_
 
 	tm_index_lock(s->index, h, &c);
 	slot = tm_cursor_get(&c);
+	tm_index_mark_locked(&c); /* what was not there must not come back either */
 	if (slot != TM_SLOT_NONE) {
 		tm_page_dead_locked(s, p, slot);
 		tm_cursor_set(&c, TM_SLOT_NONE);
@@ -227,7 +230,7 @@ int tm_store_put(
 {
 	struct tm_handle h;
 	struct tm_pool *p;
-	int rc = page_enter(s, id, oid, index, &p, &h);
+	int rc = page_enter(s, id, oid, index, tm_pool_enter_to_change, &p, &h);
 
 	if (rc < 0)
 		return rc;
@@ -239,7 +242,7 @@ int tm_store_put(
 		tm_stat_add(p, TM_STAT_PUTS_REJECTED, 1);
 		flush_handle(s, p, &h); /* never the older page after a put, however it failed */
 	}
-	tm_pool_leave(p);
+	tm_pool_leave_changed(p);
 	return rc;
 }
 
@@ -345,12 +348,19 @@ int tm_store_get(
 {
 	struct tm_handle h;
 	struct tm_pool *p;
-	int rc = page_enter(s, id, oid, index, &p, &h);
+	int rc = page_enter(s, id, oid, index, tm_pool_enter, &p, &h);
 
-	if (rc < 0)
-		return rc;
-	rc = get_page(s, p, &h, tm_pool_is_exclusive(p), ret_page);
-	tm_pool_leave(p);
+	if (rc == 0 && !tm_pool_is_exclusive(p)) {
+		rc = get_page(s, p, &h, false, ret_page);
+		tm_pool_leave(p);
+	} else if (rc == 0) { /* it takes the page out */
+		tm_pool_leave(p);
+		rc = page_enter(s, id, oid, index, tm_pool_enter_to_change, &p, &h);
+		if (rc < 0)
+			return rc;
+		rc = get_page(s, p, &h, tm_pool_is_exclusive(p), ret_page);
+		tm_pool_leave_changed(p);
+	}
 	return rc;
 }
 
@@ -364,7 +374,7 @@ int tm_store_read(struct tm_store *s, int id, const struct tm_oid *oid, uint32_t
 {
 	struct tm_handle h;
 	struct tm_pool *p;
-	int rc = page_enter(s, id, oid, index, &p, &h);
+	int rc = page_enter(s, id, oid, index, tm_pool_enter, &p, &h);
 
 	if (rc < 0)
 		return rc;
@@ -428,7 +438,7 @@ static int modify(struct tm_store *s, int id, const struct tm_oid *oid, uint32_t
 {
 	struct tm_handle h;
 	struct tm_pool *p;
-	int rc = page_enter(s, id, oid, index, &p, &h);
+	int rc = page_enter(s, id, oid, index, tm_pool_enter_to_change, &p, &h);
 
 	if (rc < 0)
 		return rc;
@@ -441,7 +451,7 @@ static int modify(struct tm_store *s, int id, const struct tm_oid *oid, uint32_t
 				? replace_once(s, p, &h, buf)
 				: modify_once(s, p, &h, offset, length, buf, ret_old);
 		while (rc == -EAGAIN);
-	tm_pool_leave(p);
+	tm_pool_leave_changed(p);
 	return rc;
 }
 
@@ -463,14 +473,14 @@ int tm_store_flush_page(struct tm_store *s, int id, const struct tm_oid *oid, ui
 {
 	struct tm_handle h;
 	struct tm_pool *p;
-	int rc = page_enter(s, id, oid, index, &p, &h);
+	int rc = page_enter(s, id, oid, index, tm_pool_enter_to_change, &p, &h);
 
 	if (rc < 0)
 		return rc;
 	tm_stat_add(p, TM_STAT_FLUSHES, 1);
 	if (flush_handle(s, p, &h))
 		tm_stat_add(p, TM_STAT_FLUSHED, 1);
-	tm_pool_leave(p);
+	tm_pool_leave_changed(p);
 	return 0;
 }
 
@@ -482,6 +492,7 @@ void tm_pool_flush_object(struct tm_store *s, struct tm_pool *p, const struct tm
 	uint64_t flushed = 0;
 	size_t n;
 
+	tm_index_mark_object(p->objects, oid);
 	while ((n = tm_objects_walk(p->objects, oid, &walk, runs, TM_ARRAY_SIZE(runs))) > 0) {
 		for (size_t i = 0; i < n * TM_LEAF_SLOTS; i++) {
 			h.index = runs[i / TM_LEAF_SLOTS] << TM_LEAF_SHIFT |
@@ -496,12 +507,12 @@ int tm_store_flush_object(struct tm_store *s, int id, const struct tm_oid *oid)
 {
 	struct tm_handle h;
 	struct tm_pool *p;
-	int rc = page_enter(s, id, oid, 0, &p, &h);
+	int rc = page_enter(s, id, oid, 0, tm_pool_enter_to_change, &p, &h);
 
 	if (rc < 0)
 		return rc;
 	tm_stat_add(p, TM_STAT_OBJECT_FLUSHES, 1);
 	tm_pool_flush_object(s, p, oid);
-	tm_pool_leave(p);
+	tm_pool_leave_changed(p);
 	return 0;
 }

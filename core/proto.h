@@ -37,7 +37,8 @@
 	X(AMBIGUOUS, "AmbiguousClient", "more than one client has this name; use the id")          \
 	X(PERMISSION, "NotPermitted", "the peer may not do this, or not without force")            \
 	X(BUSY, "Busy", "a limit on clients or connections is reached")                            \
-	X(MEMORY, "NoMemory", "the host could not get memory for this request")
+	X(MEMORY, "NoMemory", "the host could not get memory for this request")                    \
+	X(TRANSFER, "NotTransferred", "a save or restore failed; nothing has changed")
 
 enum tm_error_class {
 #define TM_ERROR_ENUM(id, word, help) TM_ERROR_##id,

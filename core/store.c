@@ -37,6 +37,8 @@ static int store_open(const struct tm_store_params *params, int fd, struct tm_st
 		goto close_arena;
 	tm_lock_init(&s->pools_lock, TM_LOCK_POOLS);
 	tm_lock_init(&s->reclaim_lock, TM_LOCK_RECLAIM);
+	pthread_mutex_init(&s->gate.lock, NULL);
+	pthread_cond_init(&s->gate.opened, NULL);
 	s->budget.headroom = segment_bytes;
 	s->budget.refuse = params->refuse;
 	s->budget.opaque = params->opaque;
@@ -135,6 +137,8 @@ void tm_store_destroy(struct tm_store *s)
 	tm_arena_close(s->arena);
 	tm_lock_destroy(&s->pools_lock);
 	tm_lock_destroy(&s->reclaim_lock);
+	pthread_mutex_destroy(&s->gate.lock);
+	pthread_cond_destroy(&s->gate.opened);
 	tm_node_free(&budget, NULL, s, sizeof(*s));
 }
 
@@ -194,7 +198,12 @@ int tm_pool_set_up(struct tm_store *s, struct tm_pool *p, const struct tm_pool_p
 	slot->flags = params->flags;
 	slot->attrs = params->attrs;
 	p->stat = slot->stat;
-	rc = tm_objects_create(s->index, p->id, &p->stat[TM_STAT_USED_BYTES],
+	if (!(params->flags & TM_POOL_PERSIST)) {
+		rc = tm_index_keep_marks(s->index, atomic_load(&s->ledger->limit_bytes));
+		if (rc < 0)
+			return rc;
+	}
+	rc = tm_objects_create(s->index, p->id, false, &p->stat[TM_STAT_USED_BYTES],
 		&p->stat[TM_STAT_OBJECTS], &p->objects);
 	if (rc < 0)
 		return rc;
@@ -261,6 +270,64 @@ void tm_pool_leave(struct tm_pool *p)
 	atomic_fetch_sub(&p->users, 1);
 }
 
+/* --- the gate --------------------------------------------------------------------------------- */
+
+static void gate_wait(struct tm_store *s, const struct tm_pool *p)
+{
+	pthread_mutex_lock(&s->gate.lock);
+	while (atomic_load(&s->gate.shut) && atomic_load(&p->users) & TM_POOL_LIVE_BIT)
+		pthread_cond_wait(&s->gate.opened, &s->gate.lock);
+	pthread_mutex_unlock(&s->gate.lock);
+}
+
+/* Something that gate_wait() waits for has happened. */
+static void gate_wake(struct tm_store *s)
+{
+	pthread_mutex_lock(&s->gate.lock);
+	pthread_cond_broadcast(&s->gate.opened);
+	pthread_mutex_unlock(&s->gate.lock);
+}
+
+struct tm_pool *tm_pool_enter_to_change(struct tm_store *s, int id)
+{
+	for (;;) {
+		struct tm_pool *p;
+
+		if (id < 0 || id >= TM_POOLS_MAX)
+			return NULL;
+		p = &s->pools[id];
+		if (!(atomic_fetch_add(&p->users, TM_POOL_CHANGER + 1) & TM_POOL_LIVE_BIT)) {
+			tm_pool_leave_changed(p);
+			return NULL;
+		}
+		if (!atomic_load(&s->gate.shut))
+			return p;
+		tm_pool_leave_changed(p);
+		gate_wait(s, p);
+	}
+}
+
+void tm_pool_leave_changed(struct tm_pool *p)
+{
+	atomic_fetch_sub(&p->users, TM_POOL_CHANGER + 1);
+}
+
+void tm_gate_shut(struct tm_store *s)
+{
+	atomic_store(&s->gate.shut, true);
+	for (uint32_t id = 0; id < TM_POOLS_MAX; id++)
+		while (atomic_load(&s->pools[id].users) & TM_POOL_CHANGERS)
+			sched_yield(); /* calls are short */
+}
+
+void tm_gate_open(struct tm_store *s)
+{
+	atomic_store(&s->gate.shut, false);
+	gate_wake(s);
+}
+
+/* ---------------------------------------------------------------------------------------------- */
+
 void tm_pool_tear_down(struct tm_store *s, struct tm_pool *p)
 {
 	struct tm_oid oid;
@@ -287,6 +354,7 @@ int tm_store_destroy_pool(struct tm_store *s, int id)
 	p = &s->pools[id];
 	tm_lock(&s->pools_lock);
 	if (atomic_fetch_and(&p->users, ~TM_POOL_LIVE_BIT) & TM_POOL_LIVE_BIT) {
+		gate_wake(s);
 		while (atomic_load(&p->users) != 0)
 			sched_yield(); /* calls are short */
 		tm_pool_tear_down(s, p);

@@ -29,7 +29,8 @@
  *      free --tm_recover--> recovered --new_pool--> live
  */
 struct tm_pool {
-	_Atomic uint32_t users; /* calls inside, + TM_POOL_LIVE_BIT while it may be entered */
+	_Atomic uint32_t users; /* calls inside, + TM_POOL_CHANGER for each that may change pages,
+				 * + TM_POOL_LIVE_BIT while it may be entered */
 	bool taken;             /* under pools_lock */
 	bool recovered;         /* found in the mapping, not yet asked for; under pools_lock */
 	uint32_t id;
@@ -41,6 +42,15 @@ struct tm_pool {
 };
 
 #define TM_POOL_LIVE_BIT (1u << 31)
+#define TM_POOL_CHANGER  (1u << 16)
+#define TM_POOL_CHANGERS 0x7fff0000u
+
+/* Calls that change pages wait while somebody looks at all of them (save.c). */
+struct tm_gate {
+	_Atomic bool shut;
+	pthread_mutex_t lock; /* only for sleeping; no other lock is held */
+	pthread_cond_t opened;
+};
 
 /* What the keeper does while nobody waits for it; its thread's alone. */
 struct tm_upkeep {
@@ -63,6 +73,7 @@ struct tm_store {
 	struct tm_unpacker
 		*_Atomic unpacker; /* NULL until there is, or may soon be, a ZSTD entry */
 	struct tm_upkeep upkeep;
+	struct tm_gate gate;
 	struct tm_pool pools[TM_POOLS_MAX];
 };
 
@@ -90,6 +101,15 @@ static inline void tm_stat_sub(struct tm_pool *p, enum tm_stat stat, uint64_t n)
 /* Enter a pool for one call; NULL when there is none. It cannot be destroyed until left. */
 struct tm_pool *tm_pool_enter(struct tm_store *s, int id);
 void tm_pool_leave(struct tm_pool *p);
+
+/* The same for a call that puts or removes pages: waits while the gate is shut. */
+struct tm_pool *tm_pool_enter_to_change(struct tm_store *s, int id);
+void tm_pool_leave_changed(struct tm_pool *p);
+
+/* Shut: when this returns no call that changes pages is inside, nor gets in. What reclaim does
+ * still happens. One at a time; pools that appear meanwhile are shut, too. */
+void tm_gate_shut(struct tm_store *s);
+void tm_gate_open(struct tm_store *s);
 
 /* Forget every page of an object; the pool is entered or being torn down. */
 void tm_pool_flush_object(struct tm_store *s, struct tm_pool *p, const struct tm_oid *oid);

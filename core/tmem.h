@@ -161,6 +161,34 @@ enum tm_recompress {
 	TM_RECOMPRESS_OFF,
 };
 
+/*
+ * What a front end has to say when its pools are saved to a stream, or restored from one
+ * (core/stream.h). For one whose pages mean something only together with what it knows of them; a
+ * cache needs none of it. A negative errno refuses, with one line in ret_why. Called from a thread
+ * of the client's own.
+ */
+#define TM_WHY_MAX        192 /* bytes, with the NUL */
+#define TM_MOVE_FRONT_MAX 256
+
+struct tm_move_ops {
+	/* What `accept` of another process has to know: *ret_bytes bytes, TM_MOVE_FRONT_MAX at
+	 * most. Called when a save begins, and again at the moment that it shows, when no change of
+	 * a page gets in: quick, and without waiting for one. */
+	int (*describe)(void *opaque, void *ret_front, uint32_t *ret_bytes,
+		char ret_why[static TM_WHY_MAX]);
+
+	/* A restore begins: does what was so described fit? */
+	int (*accept)(
+		void *opaque, const void *front, uint32_t bytes, char ret_why[static TM_WHY_MAX]);
+
+	/* All pages have come, and appear now. Between the first of these and the last none of the
+	 * front end's own calls may be under way; `restored` names each page of the persistent
+	 * pools, and is called only when nothing can fail any more. */
+	int (*begin)(void *opaque, char ret_why[static TM_WHY_MAX]);
+	void (*restored)(void *opaque, int pool, const struct tm_oid *oid, uint32_t index);
+	void (*end)(void *opaque);
+};
+
 struct tm_open_params {
 	const char *name; /* the client, as in `tmemctl list`; 1 to TM_NAME_MAX printable bytes */
 	const char *type; /* "tmemfs", "nbd", ...: what kind of front end this is */
@@ -206,6 +234,9 @@ struct tm_open_params {
 	 * every call says -ENOENT. Called once, from the host link's thread, after the fact. May be
 	 * NULL. */
 	void (*on_destroyed)(void *opaque);
+
+	const struct tm_move_ops *move; /* NULL: nothing to say */
+
 	void *opaque;
 };
 

@@ -74,14 +74,14 @@ static uint64_t cpu_ns(void)
 
 int tm_upkeep_unpacker(struct tm_store *s)
 {
-	struct tm_unpacker *u;
+	struct tm_unpacker *u, *none = NULL;
 	int rc;
 
 	if (atomic_load(&s->unpacker))
 		return 0;
 	rc = tm_unpacker_create(&s->budget, tm_log_heads_for(s->arena), &u);
-	if (rc == 0)
-		atomic_store(&s->unpacker, u);
+	if (rc == 0 && !atomic_compare_exchange_strong(&s->unpacker, &none, u))
+		tm_unpacker_destroy(u); /* the keeper and a restore at once */
 	return rc;
 }
 

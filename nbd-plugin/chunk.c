@@ -86,6 +86,10 @@ static void set_place_locked(struct tm_chunk *c, unsigned int i, enum tm_place t
 		c->left |= 1u << i;
 	if (from == TM_ON_FALLBACK || to == TM_ON_FALLBACK)
 		tm_device_count(d, TM_STAT_FALLBACK_PAGES, to == TM_ON_FALLBACK ? 1 : -1);
+	if (from == TM_ON_FALLBACK)
+		atomic_fetch_sub(&d->on_fallback, 1);
+	if (to == TM_ON_FALLBACK)
+		atomic_fetch_add(&d->on_fallback, 1);
 	if (to == TM_IN_TMEM)
 		tm_writeback_grew(d->writeback, atomic_fetch_add(&d->in_tmem, 1) + 1);
 	if (from == TM_IN_TMEM) {

@@ -60,7 +60,8 @@ struct tm_device {
 	struct tm_state *state;
 	bool resumed;                   /* the state is another server's */
 	_Atomic uint8_t *map;           /* the state's; [pages]: see above */
-	_Atomic uint64_t in_tmem;       /* pages */
+	_Atomic uint64_t in_tmem;       /* pages, as the map says */
+	_Atomic uint64_t on_fallback;   /* likewise */
 	struct tm_writeback *writeback; /* NULL: none; constant while there are requests */
 	pthread_mutex_t locks[TM_LOCKS];
 };

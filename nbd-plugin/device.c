@@ -103,6 +103,7 @@ static void settle_pages(struct tm_device *d)
 	}
 	tm_device_count(d, TM_STAT_FALLBACK_PAGES, on_fallback);
 	atomic_store(&d->in_tmem, in_tmem);
+	atomic_store(&d->on_fallback, (uint64_t)on_fallback);
 }
 
 int tm_device_attach(

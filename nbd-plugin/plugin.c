@@ -20,6 +20,7 @@
 #include "nbd-plugin/exports.h"
 #include "nbd-plugin/fallback.h"
 #include "nbd-plugin/lastresort.h"
+#include "nbd-plugin/move.h"
 #include "nbd-plugin/resident.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
@@ -218,6 +219,7 @@ static int export_open(struct tm_export *e)
 		.survive = e->pool != NULL, /* a name that the next server will have too */
 		.state = on_state,
 		.on_destroyed = on_destroyed,
+		.move = &tm_device_move_ops,
 		.opaque = e,
 	};
 	struct tmem *tmem;

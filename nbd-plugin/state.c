@@ -23,6 +23,7 @@ struct head {
 	uint8_t fallback[TM_FALLBACK_ID_BYTES];
 	uint64_t pages;
 	uint8_t key[TM_CRYPT_KEY_BYTES]; /* zeros: not encrypted */
+	_Atomic uint32_t torn;           /* 1: a restore was under way */
 };
 
 struct tm_state {
@@ -103,6 +104,8 @@ static const char *misfit(const struct head *head, const struct tm_state_kind *k
 		return "it has another size";
 	if (memcmp(head->fallback, kind->fallback, sizeof(head->fallback)) != 0)
 		return "it has another fallback";
+	if (atomic_load(&head->torn))
+		return "it was killed in the middle of a restore";
 	if (head->encrypted != kind->encrypted)
 		return head->encrypted ? "it has encrypt=yes" : "it has encrypt=no";
 	return NULL;
@@ -202,6 +205,11 @@ bool tm_state_fits(const struct tm_state *s, uint64_t n, uint32_t sum)
 {
 	return atomic_load(&s->sums[n]) == sum ||
 		atomic_load(&s->expected[n % TM_STATE_EXPECTED]) == slot_of(n, sum);
+}
+
+void tm_state_set_torn(struct tm_state *s, bool torn)
+{
+	atomic_store(&s->head->torn, torn);
 }
 
 /* --- the parts -------------------------------------------------------------------------------- */

@@ -71,6 +71,9 @@ int tm_state_adopt(int fd, const struct tm_state_kind *kind, struct tm_state **r
 /* Wipes the key: for whoever still has the descriptor too. */
 void tm_state_destroy(struct tm_state *s);
 
+/* The map is being changed all over; a state that stays like this is adopted by nobody. */
+void tm_state_set_torn(struct tm_state *s, bool torn);
+
 _Atomic uint8_t *tm_state_map(struct tm_state *s); /* [pages] */
 const uint8_t *tm_state_key(const struct tm_state *s);
 int tm_state_fd(const struct tm_state *s); /* stays the state's */

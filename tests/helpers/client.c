@@ -103,7 +103,7 @@ int main(int argc, char **argv)
 		.type = "test",
 		.store_fd = -1,
 		.state_fd = -1,
-		.ops = {on_release, on_shrink, on_destroy, NULL}};
+		.ops = {.release = on_release, .shrink = on_shrink, .destroy = on_destroy}};
 	struct timespec beat = {.tv_nsec = 10000000};
 	struct tm_link *link;
 	bool busy = false;

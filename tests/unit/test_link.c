@@ -71,7 +71,10 @@ static void link_start(struct fixture *f)
 		.ledger_fd = f->ledger_fd,
 		.store_fd = -1,
 		.state_fd = -1,
-		.ops = {on_release, on_shrink, on_destroy, f}};
+		.ops = {.release = on_release,
+			.shrink = on_shrink,
+			.destroy = on_destroy,
+			.opaque = f}};
 
 	assert_int_equal(tm_link_start(&params, &f->link), 0);
 }

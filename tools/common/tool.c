@@ -115,15 +115,19 @@ int tm_tool_connect(const char *socket, struct tm_conn **ret_conn)
 	return status;
 }
 
-int tm_tool_call_until(struct tm_conn *conn, int wake_fd, const char *execute, json_t *arguments,
-	json_t **ret_result)
+int tm_tool_send(struct tm_conn *conn, const char *execute, json_t *arguments, int fd)
+{
+	int rc = tm_conn_send(conn, tm_proto_request(execute, arguments, NULL), fd);
+
+	return rc < 0 ? silent(rc) : TM_EXIT_OK;
+}
+
+int tm_tool_reply(struct tm_conn *conn, int wake_fd, json_t **ret_result)
 {
 	json_t *message, *result;
 	int status = TM_EXIT_OK;
-	int rc = tm_conn_send(conn, tm_proto_request(execute, arguments, NULL), -1);
+	int rc = tm_conn_receive(conn, wake_fd, ANSWER_TIMEOUT_MS, &message);
 
-	if (rc == 0)
-		rc = tm_conn_receive(conn, wake_fd, ANSWER_TIMEOUT_MS, &message);
 	if (rc == -ECANCELED)
 		return rc;
 	if (rc < 0)
@@ -135,6 +139,14 @@ int tm_tool_call_until(struct tm_conn *conn, int wake_fd, const char *execute, j
 		status = refused(json_object_get(message, "error"));
 	json_decref(message);
 	return status;
+}
+
+int tm_tool_call_until(struct tm_conn *conn, int wake_fd, const char *execute, json_t *arguments,
+	json_t **ret_result)
+{
+	int status = tm_tool_send(conn, execute, arguments, -1);
+
+	return status == TM_EXIT_OK ? tm_tool_reply(conn, wake_fd, ret_result) : status;
 }
 
 int tm_tool_call(struct tm_conn *conn, const char *execute, json_t *arguments, json_t **ret_result)

@@ -31,6 +31,11 @@ int tm_tool_connect(const char *socket, struct tm_conn **ret_conn);
  * caller owns. TM_EXIT_OK, or another status after a line on standard error. */
 int tm_tool_call(struct tm_conn *conn, const char *execute, json_t *arguments, json_t **ret_result);
 
+/* The two halves of tm_tool_call: send a request, with a descriptor (borrowed) or -1, and wait for
+ * the reply. */
+int tm_tool_send(struct tm_conn *conn, const char *execute, json_t *arguments, int fd);
+int tm_tool_reply(struct tm_conn *conn, int wake_fd, json_t **ret_result);
+
 /* As tm_tool_call, but gives up with -ECANCELED when `wake_fd` becomes readable. */
 int tm_tool_call_until(struct tm_conn *conn, int wake_fd, const char *execute, json_t *arguments,
 	json_t **ret_result);

@@ -61,6 +61,10 @@ int ctl_complete(const char *const *words, int count)
 		printf("--json\n");
 	if (command->takes_force)
 		printf("--force\n");
+	if (command->run == ctl_save)
+		printf("--live\n--hold\n");
+	if ((command->run == ctl_save || command->run == ctl_restore) && given > 0)
+		return TM_EXIT_OK; /* a path */
 	if (command->run == ctl_help)
 		print_commands();
 	else if (given > 0 && command->run == ctl_set)

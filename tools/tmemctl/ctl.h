@@ -15,6 +15,7 @@ struct ctl {
 	const char *socket;                 /* NULL: the default one */
 	struct tm_conn *conn;               /* NULL until ctl_call() */
 	bool json, force;                   /* --json, --force, where the subcommand takes them */
+	bool live, hold;                    /* --live, --hold: of save */
 	const char *args[CTL_ARGS_MAX + 1]; /* its arguments; ends with NULL */
 	int count;
 };
@@ -48,6 +49,8 @@ int ctl_freeable(struct ctl *ctl);
 int ctl_flush(struct ctl *ctl);
 int ctl_set(struct ctl *ctl);
 int ctl_destroy(struct ctl *ctl);
+int ctl_save(struct ctl *ctl);
+int ctl_restore(struct ctl *ctl);
 int ctl_help(struct ctl *ctl);
 
 /* Print what may come after these words of a command line, one a line. For the shells. */

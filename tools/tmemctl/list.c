@@ -65,6 +65,7 @@ static void print_clients(const json_t *clients)
 		tm_table_add(table, tm_tool_string(client, "compress"));
 		tm_table_add(table,
 			json_is_false(json_object_get(client, "alive"))           ? "orphan"
+				: json_is_true(json_object_get(client, "held"))   ? "held"
 				: json_is_true(json_object_get(client, "frozen")) ? "frozen"
 										  : "active");
 	}

@@ -39,6 +39,19 @@ const struct ctl_command ctl_commands[] = {
 		"hold\n"
 		"data that is nowhere else.",
 		false, true, 1, 1, ctl_destroy},
+	{"save", "[--live] [--hold] CLIENT FILE|-", "write a client's pages to a file",
+		"Changes of its pages wait meanwhile; with --live only for a moment at the end.\n"
+		"With --hold they wait on after it until the client is thawed or ends, so that "
+		"what\n"
+		"was saved is the last that anybody was told.",
+		false, false, 2, 2, ctl_save},
+	{"restore", "CLIENT FILE|-", "read a client's pages from a file that save wrote",
+		"All of them, or none: a stream that is cut, damaged or does not fit changes "
+		"nothing.\n"
+		"Persistent pools have to be empty; of ephemeral ones come back the pages that "
+		"have\n"
+		"room, and that the client has not put or flushed itself since it began.",
+		false, false, 2, 2, ctl_restore},
 	{"help", "[COMMAND]", "show this, or more about a command", "", false, false, 0, 1,
 		ctl_help},
 	{0},
@@ -130,6 +143,10 @@ static int take_option(struct command_line *cl, char **words, int left)
 		cl->ctl.json = true;
 	} else if (strcmp(word, "--force") == 0 && cl->command && cl->command->takes_force) {
 		cl->ctl.force = true;
+	} else if (strcmp(word, "--live") == 0 && cl->command && cl->command->run == ctl_save) {
+		cl->ctl.live = true;
+	} else if (strcmp(word, "--hold") == 0 && cl->command && cl->command->run == ctl_save) {
+		cl->ctl.hold = true;
 	} else {
 		tm_tool_usage("%s%sunknown option '%s'", cl->command ? cl->command->name : "",
 			cl->command ? ": " : "", word);

@@ -23,6 +23,7 @@
 #include "tools/tmemd/log.h"
 #include "tools/tmemd/policy.h"
 #include "tools/tmemd/session.h"
+#include "tools/tmemd/snapshot.h"
 #include "tools/tmemd/wait.h"
 
 #define CALL_WAITS 1
@@ -224,6 +225,9 @@ static int set_frozen(struct call *call, bool frozen)
 	for (struct tm_client *c = NULL; (c = tm_registry_next(call->host->registry, c));) {
 		if (only && c != only)
 			continue;
+		if (!frozen && !tm_snapshot_resume(c))
+			return tm_error_set(&call->error, TM_ERROR_BUSY,
+				"client '%s' does not read what the host tells it", c->name);
 		atomic_store(&c->ledger->frozen, frozen);
 		changed++;
 	}
@@ -326,6 +330,37 @@ static int run_destroy(struct call *call)
 	return rc < 0 ? rc : CALL_WAITS;
 }
 
+static int run_snapshot(struct call *call, bool restore)
+{
+	struct tm_snapshot snapshot = {.restore = restore,
+		.live = json_is_true(arg(call, "live")),
+		.hold = json_is_true(arg(call, "hold"))};
+	int rc = arg_client(call, &snapshot.client);
+
+	if (rc < 0)
+		return rc;
+	snapshot.fd = tm_session_take_fd(call->session);
+	rc = tm_snapshot_start(
+		call->host, call->session, call->request.id, &snapshot, &call->error);
+	return rc < 0 ? rc : CALL_WAITS;
+}
+
+static int run_save(struct call *call)
+{
+	return run_snapshot(call, false);
+}
+
+static int run_restore(struct call *call)
+{
+	return run_snapshot(call, true);
+}
+
+static int run_transferred(struct call *call)
+{
+	tm_snapshot_end(call->host, tm_session_client(call->session), call->request.arguments);
+	return 0;
+}
+
 static int run_query_schema(struct call *call);
 
 #define CLIENT_OR_ALL                                                                              \
@@ -372,6 +407,18 @@ static const struct command commands[] = {
 			{"recompress", ARG_BOOLEAN, false, "with zstd, cold persistent pages"}}},
 	{"destroy", BY_OPERATOR, "Drop every pool of a client", run_destroy,
 		{CLIENT, {"force", ARG_BOOLEAN, false, "persistent pages too"}}},
+	{"save", BY_OPERATOR, "Write a client's pools to the socket that comes with this", run_save,
+		{CLIENT, {"live", ARG_BOOLEAN, false, "changes wait at the end only"},
+			{"hold", ARG_BOOLEAN, false, "then they wait until thaw"}}},
+	{"restore", BY_OPERATOR, "Read a client's pools from the socket that comes with this",
+		run_restore, {CLIENT}},
+	{"transferred", BY_CLIENT, "Answer the event save or restore", run_transferred,
+		{{"ticket", ARG_INTEGER, true, "the one of the event"},
+			{"pages", ARG_INTEGER, true, "saved or restored"},
+			{"skipped", ARG_INTEGER, true, "ephemeral pages that were not restored"},
+			{"bytes", ARG_BYTES, true, "of the stream"},
+			{"pause_ns", ARG_INTEGER, true, "how long changes waited"},
+			{"error", ARG_STRING, false, "it failed: why"}}},
 	{"query-schema", BY_ANYBODY, "This table", run_query_schema, {{0}}},
 	{"help", BY_ANYBODY, "The same as query-schema", run_query_schema, {{0}}},
 };
@@ -382,6 +429,9 @@ static const struct {
 	{"release", "data: bytes, ticket. Release so much ephemeral memory, answer with released"},
 	{"shrink", "The grant is below what is used: release ephemeral memory down to it"},
 	{"destroy", "Drop every pool for good, close the connection, do not join again"},
+	{"save", "data: ticket, live, hold. Write the pools to the socket that comes with this"},
+	{"restore", "data: ticket. Read the pools from the socket that comes with this"},
+	{"resume", "Changes that a save with hold has made wait may go on"},
 };
 
 static json_t *describe_command(const struct command *command)

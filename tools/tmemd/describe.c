@@ -48,18 +48,20 @@ static json_t *describe_client(const struct tm_client *client)
 	for (unsigned int i = 0; i < TM_POOLS_MAX; i++)
 		if (pool_is_live(client, i))
 			json_array_append_new(pools, describe_pool(client, i));
-	return json_pack("{s:i,s:s,s:s,s:i,s:i,s:i,s:o,s:s,s:b,s:b,s:b,s:b,s:o,s:o,s:o,s:o,s:o,s:o,"
-			 "s:o,s:i,s:o}",
+	return json_pack(
+		"{s:i,s:s,s:s,s:i,s:i,s:i,s:o,s:s,s:b,s:b,s:b,s:b,s:b,s:o,s:o,s:o,s:o,s:o,s:o,"
+		"s:o,s:i,s:o}",
 		"id", (int)client->id, "name", client->name, "type", client->type, "pid",
 		(int)client->pid, "uid", (int)client->uid, "weight", (int)client->weight,
 		"cap_bytes", cap, "compress",
 		atomic_load(&l->compress) == TM_COMPRESS_NONE ? "none" : "lz4", "recompress",
 		atomic_load(&l->recompress) != 0, "frozen", atomic_load(&l->frozen) != 0, "alive",
-		client->session != NULL, "kept", client->kept[TM_KEPT_STORE] >= 0, "granted_bytes",
-		ledger_number(&l->granted_bytes), "used_bytes", ledger_number(&l->used_bytes),
-		"limit_bytes", ledger_number(&l->limit_bytes), "want_bytes",
-		ledger_number(&l->want_bytes), "freeable_bytes", ledger_number(&l->freeable_bytes),
-		"persistent_bytes", ledger_number(&l->persistent_bytes), "segment_bytes",
+		client->session != NULL, "kept", client->kept[TM_KEPT_STORE] >= 0, "held",
+		client->held, "granted_bytes", ledger_number(&l->granted_bytes), "used_bytes",
+		ledger_number(&l->used_bytes), "limit_bytes", ledger_number(&l->limit_bytes),
+		"want_bytes", ledger_number(&l->want_bytes), "freeable_bytes",
+		ledger_number(&l->freeable_bytes), "persistent_bytes",
+		ledger_number(&l->persistent_bytes), "segment_bytes",
 		ledger_number(&l->segment_bytes), "huge_pages",
 		(int)(atomic_load(&l->huge_pages) != 0), "pools", pools);
 }

@@ -42,6 +42,10 @@ struct tm_client {
 	bool took_leave;             /* what was kept is of no use any more */
 	uint64_t shrink_asked_ns;    /* when the last `shrink` went out; 0: never */
 	uint64_t used_seen, grew_ns; /* used_bytes at the last look, and when it rose last */
+	uint64_t transfer;           /* ticket of the save or restore under way; 0: none */
+	int transfer_fd;             /* its socket, while there is one */
+	bool transfer_hold;          /* it is a save with hold */
+	bool held;                   /* changes of its pages wait since such a save */
 };
 
 struct tm_registry;

@@ -24,6 +24,7 @@
 #include "tools/tmemd/commands.h"
 #include "tools/tmemd/lease.h"
 #include "tools/tmemd/log.h"
+#include "tools/tmemd/snapshot.h"
 #include "tools/tmemd/wait.h"
 
 #define TURN_REQUESTS 16
@@ -83,6 +84,7 @@ void tm_session_free(struct tm_session *session)
 	if (session->wait)
 		tm_wait_cancel(session->wait);
 	if (client) {
+		tm_snapshot_client_gone(client);
 		tm_wait_client_gone(session->host, client);
 		if (client->kept[TM_KEPT_STORE] < 0 || client->took_leave) {
 			tm_log("client %u '%s' left", client->id, client->name);
@@ -109,14 +111,19 @@ void tm_session_send(struct tm_session *session, json_t *message)
 	tm_session_send_fd(session, message, -1);
 }
 
-bool tm_session_event(struct tm_session *session, const char *event, json_t *data)
+bool tm_session_event_fd(struct tm_session *session, const char *event, json_t *data, int fd)
 {
 	if (!session || session->dead || tm_conn_queued(session->conn) > 0) {
 		json_decref(data);
 		return false;
 	}
-	tm_session_send(session, tm_proto_event(event, data));
+	tm_session_send_fd(session, tm_proto_event(event, data), fd);
 	return !session->dead;
+}
+
+bool tm_session_event(struct tm_session *session, const char *event, json_t *data)
+{
+	return tm_session_event_fd(session, event, data, -1);
 }
 
 /* Answer a line that is no message. False when nothing more can be read from this peer. */

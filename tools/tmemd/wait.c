@@ -9,10 +9,12 @@
  * reply
  *                 ^-------------------------------------------------- else
  *
- * A destroy is one round with one client, whose answer is that it leaves.
+ * A destroy is one round with one client, whose answer is that it leaves. A transfer is one, too,
+ * and has no deadline; its answer comes from snapshot.c.
  *
  * Invariants
- *   1. One wait per session, each ends within TM_WAIT_NS: a stuck client delays only who asked.
+ *   1. One wait per session, each but for a transfer ends within TM_WAIT_NS: a stuck client delays
+ * only who asked.
  *   2. An answer counts once, and only with the ticket of a wait that asked this client.
  */
 #include "tools/tmemd/wait.h"
@@ -27,6 +29,7 @@
 enum wait_kind {
 	WAIT_FLUSH,
 	WAIT_DESTROY,
+	WAIT_TRANSFER,
 };
 
 struct tm_wait {
@@ -73,8 +76,14 @@ void tm_wait_cancel(struct tm_wait *wait)
 /* Reply and be done. */
 static void wait_finish(struct tm_wait *wait)
 {
+	static const struct tm_error ended = {TM_ERROR_TRANSFER, "the client's process has ended"};
 	json_t *result;
 
+	if (wait->kind == WAIT_TRANSFER) {
+		tm_session_send(wait->session, tm_proto_error(&ended, wait->id));
+		tm_wait_cancel(wait);
+		return;
+	}
 	if (wait->kind == WAIT_FLUSH)
 		result = json_pack("{s:I,s:I}", "released_bytes", (json_int_t)wait->released,
 			"unanswered_clients", (json_int_t)(wait->unanswered + wait->missing));
@@ -161,6 +170,52 @@ int tm_wait_destroy(struct tm_host *host, struct tm_session *session, const json
 	wait->asked[client->id] = true;
 	wait->missing = 1;
 	return 0;
+}
+
+uint64_t tm_wait_transfer(struct tm_host *host, struct tm_session *session, const json_t *id,
+	const struct tm_client *client)
+{
+	struct tm_wait *wait = wait_new(host, session, id);
+
+	if (!wait)
+		return 0;
+	wait->kind = WAIT_TRANSFER;
+	wait->deadline = UINT64_MAX;
+	wait->asked[client->id] = true;
+	wait->missing = 1;
+	return wait->ticket;
+}
+
+static struct tm_wait *find_ticket(struct tm_host *host, uint64_t ticket)
+{
+	struct tm_wait *wait = LIST_FIRST(&host->waits);
+
+	while (wait && wait->ticket != ticket)
+		wait = LIST_NEXT(wait, link);
+	return wait;
+}
+
+bool tm_wait_transferred(
+	struct tm_host *host, uint64_t ticket, json_t *result, const struct tm_error *error)
+{
+	struct tm_wait *wait = find_ticket(host, ticket);
+
+	if (!wait) {
+		json_decref(result);
+		return false;
+	}
+	tm_session_send(wait->session,
+		error ? tm_proto_error(error, wait->id) : tm_proto_return(result, wait->id));
+	tm_wait_cancel(wait);
+	return true;
+}
+
+void tm_wait_give_up(struct tm_host *host, uint64_t ticket)
+{
+	struct tm_wait *wait = find_ticket(host, ticket);
+
+	if (wait)
+		tm_wait_cancel(wait);
 }
 
 bool tm_wait_released(

@@ -22,6 +22,15 @@ int tm_wait_flush(struct tm_host *host, struct tm_session *session, const json_t
 int tm_wait_destroy(struct tm_host *host, struct tm_session *session, const json_t *id,
 	struct tm_client *client);
 
+/* Begin to wait for the end of a save or restore of `client` (snapshot.c). Returns the ticket; 0
+ * without memory. tm_wait_transferred replies: with `result` (stolen), or with *error; false when
+ * nobody waits any more. tm_wait_give_up leaves the reply to the caller. */
+uint64_t tm_wait_transfer(struct tm_host *host, struct tm_session *session, const json_t *id,
+	const struct tm_client *client);
+bool tm_wait_transferred(
+	struct tm_host *host, uint64_t ticket, json_t *result, const struct tm_error *error);
+void tm_wait_give_up(struct tm_host *host, uint64_t ticket);
+
 /* A client answered. False when nobody waits for this ticket from it (any more). */
 bool tm_wait_released(
 	struct tm_host *host, const struct tm_client *client, uint64_t ticket, uint64_t bytes);

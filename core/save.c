@@ -1,0 +1,463 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * save.c - a store's pools to a stream; how is in move.h
+ *
+ * Why no page is forgotten: from the moment the index tells of changes, each slot that changes is
+ * noted, be it by a put, a flush, an eviction or a page moved to another segment. A page that was
+ * never noted lies, then, where it lay when the open segments were sealed, and that is a segment of
+ * the list that is made after.
+ */
+#include "core/move.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/entry.h"
+#include "core/store_private.h"
+#include "core/util.h"
+
+/* Pages that may be left for the pause, 3 MiB of memory to pin them. Fewer are aimed at for some
+ * rounds; a client that does not get below it at all is not waited for for ever. */
+#define LAST_MAX   (64u << 10)
+#define LAST_GOAL  2048u
+#define ROUNDS_AIM 8
+#define ROUNDS_MAX 64
+#define SPARE_RUNS                                                                                 \
+	(16u << 10) /* runs that may appear during a save, beside twice what is there              \
+		     */
+
+/* A sealed segment that is to be sent, in the order of the stream. */
+struct piece {
+	uint32_t id;
+	uint32_t pool;
+	bool fresh; /* of the new queue, which comes after the main one */
+	uint64_t birth;
+};
+
+/* A page as it was at the moment of the pause; its segment is pinned. */
+struct last {
+	struct tm_handle handle;
+	uint32_t pool;
+	uint64_t slot; /* TM_SLOT_NONE: gone */
+};
+
+struct save {
+	struct tm_store *s;
+	const struct tm_move_params *who;
+	const struct tm_save_params *params;
+	struct tm_move_result *result;
+	struct tm_stream_writer *writer;
+	struct tm_changes *changes;
+	struct tm_pool *pools[TM_POOLS_MAX]; /* by id, entered; NULL: not saved */
+	uint32_t number[TM_POOLS_MAX];       /* of each in the stream */
+	struct piece *pieces;
+	size_t piece_count;
+	struct last *last; /* [LAST_MAX] */
+	size_t last_count;
+	bool held; /* the gate is shut since an earlier save, and stays so */
+	bool shut; /* by us */
+	uint64_t shut_ns;
+	struct tm_stream_end end;
+};
+
+static int fail(struct save *v, int rc, const char *why)
+{
+	snprintf(v->result->why, sizeof(v->result->why), "%s", why);
+	return rc;
+}
+
+/* --- one page --------------------------------------------------------------------------------- */
+
+/* Send the entry at `slot`, whose segment is pinned, or that there is none. */
+static int send_slot(struct save *v, const struct tm_handle *h, uint32_t pool, uint64_t slot)
+{
+	uint32_t id = tm_slot_segment(slot), offset = tm_slot_offset(slot);
+	struct tm_stream_page page = {
+		.pool = v->number[pool], .oid = h->oid, .index = h->index, .gone = true};
+	struct tm_pool *p = v->pools[pool];
+
+	if (slot != TM_SLOT_NONE) {
+		const struct tm_segment *seg = tm_segment(v->s->arena, id);
+		const uint8_t *at = tm_segment_data(v->s->arena, id) + offset;
+		struct tm_entry_view e;
+		bool good = tm_entry_view(at, tm_arena_segment_bytes(v->s->arena) - offset,
+				    &seg->oid, &e) == 0 &&
+			tm_entry_is(&e, &h->oid, h->index);
+
+		if (!good && tm_pool_is_persistent(p))
+			return fail(v, -EIO, "a page is damaged");
+		page.gone = !good; /* damaged: a miss, there as here */
+		if (good) {
+			page.main = tm_log_queue(&p->log, seg) != TM_QUEUE_NEW;
+			page.hits = tm_slot_hits(slot);
+			page.codec = e.codec;
+			page.bytes = e.bytes;
+			page.payload = e.payload;
+		}
+	}
+	v->result->pages += !page.gone;
+	return tm_stream_put_page(v->writer, &page);
+}
+
+/* Look a page up and pin its segment, without counting that as a hit. */
+static uint64_t pin(struct save *v, const struct tm_handle *h)
+{
+	struct tm_cursor c;
+	uint64_t slot;
+
+	tm_index_lock(v->s->index, h, &c);
+	slot = tm_cursor_get(&c);
+	if (slot != TM_SLOT_NONE)
+		tm_segment_ref(v->s->arena, tm_slot_segment(slot));
+	tm_index_unlock(&c);
+	return slot;
+}
+
+static void unpin(struct save *v, uint64_t slot)
+{
+	if (slot != TM_SLOT_NONE)
+		tm_segment_unref(v->s->arena, tm_slot_segment(slot));
+}
+
+/* --- all pages -------------------------------------------------------------------------------- */
+
+static int piece_order(const void *a, const void *b)
+{
+	const struct piece *x = a, *y = b;
+
+	if (x->pool != y->pool)
+		return x->pool < y->pool ? -1 : 1;
+	if (x->fresh != y->fresh)
+		return x->fresh ? 1 : -1;
+	return x->birth < y->birth ? -1 : x->birth > y->birth;
+}
+
+static int list_pieces(struct save *v)
+{
+	struct tm_arena *a = v->s->arena;
+
+	v->pieces = calloc(tm_arena_segments(a), sizeof(*v->pieces));
+	if (!v->pieces)
+		return -ENOMEM;
+	for (uint32_t id = 0; id < tm_arena_segments(a); id++) {
+		const struct tm_segment *seg = tm_segment(a, id);
+		const struct tm_owner *owner;
+		const struct tm_pool *p;
+
+		if (!tm_segment_try_ref(a, id))
+			continue;
+		owner = seg->owner;
+		p = v->pools[owner->pool];
+		if (p && atomic_load(&seg->state) != TM_SEGMENT_OPEN)
+			v->pieces[v->piece_count++] = (struct piece){.id = id,
+				.pool = owner->pool,
+				.fresh = tm_log_queue(&p->log, seg) == TM_QUEUE_NEW,
+				.birth = seg->birth};
+		tm_segment_unref(a, id);
+	}
+	qsort(v->pieces, v->piece_count, sizeof(*v->pieces), piece_order);
+	return 0;
+}
+
+/* The entry at `offset` of a segment that we pin, if it is still its handle's page. */
+static int send_entry(
+	struct save *v, const struct piece *piece, const struct tm_entry_view *e, uint32_t offset)
+{
+	struct tm_handle h = {v->pools[piece->pool]->objects, e->oid, e->index};
+	struct tm_cursor c;
+	uint64_t slot;
+
+	tm_index_lock(v->s->index, &h, &c);
+	slot = tm_cursor_get(&c);
+	tm_index_unlock(&c);
+	/* Else it is just being put, or gone, or moved: that was noted, or will be. */
+	if (tm_slot_location(slot) != tm_slot(piece->id, offset))
+		return 0;
+	return send_slot(v, &h, piece->pool, slot);
+}
+
+static int send_piece(struct save *v, const struct piece *piece)
+{
+	struct tm_arena *a = v->s->arena;
+	const struct tm_segment *seg = tm_segment(a, piece->id);
+	const uint8_t *data = tm_segment_data(a, piece->id);
+	uint32_t offset = sizeof(struct tm_segment_header);
+	struct tm_entry_view e;
+	int rc = 0;
+
+	if (!tm_segment_try_ref(a, piece->id))
+		return 0; /* its last page has gone */
+	if (seg->birth == piece->birth && atomic_load(&seg->state) != TM_SEGMENT_OPEN) {
+		while (rc == 0 && offset < seg->tail) {
+			if (tm_entry_view(data + offset, seg->tail - offset, &seg->oid, &e) < 0) {
+				/* A damaged length hides what follows it. */
+				if (tm_pool_is_persistent(v->pools[piece->pool]))
+					rc = fail(v, -EIO, "a segment is damaged");
+				break;
+			}
+			if (!e.dead)
+				rc = send_entry(v, piece, &e, offset);
+			offset += e.total;
+		}
+	}
+	tm_segment_unref(a, piece->id);
+	return rc;
+}
+
+static int send_pieces(struct save *v)
+{
+	int rc = list_pieces(v);
+
+	for (size_t i = 0; i < v->piece_count && rc == 0; i++)
+		rc = send_piece(v, &v->pieces[i]);
+	return rc;
+}
+
+/* --- what changed meanwhile ------------------------------------------------------------------- */
+
+/* Each page of a run that changed; `each` returns 0 to go on. */
+static int each_changed(struct save *v, const struct tm_changed_run *run,
+	int (*each)(struct save *v, const struct tm_handle *h, uint32_t pool))
+{
+	uint64_t pages = run->pages;
+	int rc = 0;
+
+	if (!v->pools[run->pool])
+		return 0; /* a pool that came after us */
+	for (; pages && rc == 0; pages &= pages - 1) {
+		struct tm_handle h = {v->pools[run->pool]->objects, run->oid,
+			run->run << TM_LEAF_SHIFT | (uint32_t)__builtin_ctzll(pages)};
+
+		rc = each(v, &h, run->pool);
+	}
+	return rc;
+}
+
+static int send_now(struct save *v, const struct tm_handle *h, uint32_t pool)
+{
+	uint64_t slot = pin(v, h);
+	int rc = send_slot(v, h, pool, slot);
+
+	unpin(v, slot);
+	return rc;
+}
+
+static int send_later(struct save *v, const struct tm_handle *h, uint32_t pool)
+{
+	v->last[v->last_count++] = (struct last){*h, pool, pin(v, h)};
+	return 0;
+}
+
+static int changed(
+	struct save *v, int (*each)(struct save *v, const struct tm_handle *h, uint32_t pool))
+{
+	uint64_t places;
+	const struct tm_changed_run *run = tm_changes_take(v->changes, &places);
+	int rc = 0;
+
+	for (uint64_t i = 0; i < places && rc == 0; i++)
+		if (run[i].pages)
+			rc = each_changed(v, &run[i], each);
+	return rc;
+}
+
+/* --- the pause -------------------------------------------------------------------------------- */
+
+static void shut(struct save *v)
+{
+	v->shut_ns = tm_now_ns();
+	tm_gate_shut(v->s);
+	v->shut = true;
+}
+
+static void open_up(struct save *v)
+{
+	if (!v->shut)
+		return;
+	v->shut = false;
+	tm_gate_open(v->s);
+	v->result->pause_ns += tm_now_ns() - v->shut_ns;
+}
+
+static int describe(struct save *v, struct tm_stream_head *ret_head)
+{
+	const struct tm_move_ops *ops = v->who->ops;
+
+	ret_head->front_bytes = 0;
+	return ops && ops->describe ? ops->describe(v->who->opaque, ret_head->front,
+					      &ret_head->front_bytes, v->result->why)
+				    : 0;
+}
+
+/* With the gate shut: pin what is left to be sent. */
+static int take_last(struct save *v)
+{
+	struct tm_stream_head head;
+	int rc = describe(v, &head);
+
+	if (rc == 0)
+		rc = changed(v, send_later);
+	for (uint32_t id = 0; id < TM_POOLS_MAX; id++)
+		if (v->pools[id])
+			v->end.pages[v->number[id]] = tm_pool_is_persistent(v->pools[id])
+				? atomic_load(&v->pools[id]->stat[TM_STAT_PAGES])
+				: TM_STREAM_FORGETS;
+	return rc;
+}
+
+/* Send changes until few are left, and pin those. */
+static int catch_up(struct save *v)
+{
+	for (int round = 0; round < ROUNDS_MAX; round++) {
+		bool overflow;
+		uint64_t pages = tm_changes_count(v->changes, &overflow);
+		int rc;
+
+		if (!overflow && pages <= (round < ROUNDS_AIM ? LAST_GOAL : LAST_MAX / 2)) {
+			bool ours = !v->shut && !v->held;
+
+			if (ours)
+				shut(v);
+			pages = tm_changes_count(v->changes, &overflow);
+			if (!overflow && pages <= LAST_MAX)
+				return take_last(v);
+			if (ours)
+				open_up(v);
+		}
+		if (overflow)
+			break;
+		rc = changed(v, send_now);
+		if (rc < 0)
+			return rc;
+	}
+	return fail(v, -EBUSY, "its pages change faster than the stream is read");
+}
+
+static int send_last(struct save *v)
+{
+	int rc = 0;
+
+	for (size_t i = 0; i < v->last_count && rc == 0; i++)
+		rc = send_slot(v, &v->last[i].handle, v->last[i].pool, v->last[i].slot);
+	return rc;
+}
+
+/* --- the whole -------------------------------------------------------------------------------- */
+
+static int send_head(struct save *v)
+{
+	struct tm_stream_head head = {.pools = 0};
+	int rc = describe(v, &head);
+
+	if (rc < 0)
+		return rc;
+	for (uint32_t id = 0; id < TM_POOLS_MAX; id++)
+		if (v->pools[id])
+			v->number[id] = head.pools++;
+	snprintf(head.name, sizeof(head.name), "%s", v->who->name);
+	snprintf(head.type, sizeof(head.type), "%s", v->who->type);
+	rc = tm_stream_put_head(v->writer, &head);
+	for (uint32_t id = 0; id < TM_POOLS_MAX && rc == 0; id++) {
+		const struct tm_ledger_pool *slot = &v->s->ledger->pools[id];
+		struct tm_stream_pool pool = {.flags = slot->flags, .attrs = slot->attrs};
+
+		if (!v->pools[id])
+			continue;
+		pool.pages = atomic_load(&slot->stat[TM_STAT_PAGES]);
+		pool.bytes = atomic_load(&slot->stat[TM_STAT_PAYLOAD_BYTES]);
+		memcpy(pool.name, slot->name, sizeof(pool.name));
+		rc = tm_stream_put_pool(v->writer, &pool);
+	}
+	return rc;
+}
+
+static int prepare(struct save *v)
+{
+	uint64_t runs = SPARE_RUNS;
+	int rc;
+
+	for (uint32_t id = 0; id < TM_POOLS_MAX; id++) {
+		struct tm_pool *p = v->pools[id] = tm_pool_enter(v->s, (int)id);
+
+		if (p)
+			runs += 2 *
+				(atomic_load(&p->stat[TM_STAT_OBJECTS]) +
+					atomic_load(&p->stat[TM_STAT_PAGES]) / TM_LEAF_SLOTS);
+	}
+	v->last = malloc(LAST_MAX * sizeof(*v->last));
+	if (!v->last)
+		return -ENOMEM;
+	memset(v->last, 0,
+		LAST_MAX * sizeof(*v->last)); /* nothing is faulted in during the pause */
+	rc = tm_changes_create(runs, &v->changes);
+	return rc < 0 ? rc : tm_stream_writer_open(v->params->write, v->params->opaque, &v->writer);
+}
+
+static int save(struct save *v)
+{
+	int rc = prepare(v);
+
+	if (rc == 0)
+		rc = send_head(v);
+	if (rc < 0)
+		return rc;
+	if (!v->params->live && !v->held)
+		shut(v);
+	tm_index_tell(v->s->index, v->changes);
+	for (uint32_t id = 0; id < TM_POOLS_MAX; id++)
+		if (v->pools[id])
+			tm_log_seal(&v->pools[id]->log);
+	rc = send_pieces(v);
+	if (rc == 0)
+		rc = catch_up(v);
+	if (v->params->live && !(rc == 0 && v->params->hold))
+		open_up(v);
+	tm_index_tell(v->s->index, NULL);
+	if (rc == 0)
+		rc = send_last(v);
+	return rc < 0 ? rc : tm_stream_put_end(v->writer, &v->end);
+}
+
+static void clean_up(struct save *v)
+{
+	for (size_t i = 0; i < v->last_count; i++)
+		unpin(v, v->last[i].slot);
+	for (uint32_t id = 0; id < TM_POOLS_MAX; id++)
+		if (v->pools[id])
+			tm_pool_leave(v->pools[id]);
+	tm_stream_writer_close(v->writer);
+	tm_changes_destroy(v->changes);
+	free(v->pieces);
+	free(v->last);
+}
+
+int tm_store_save(struct tm_store *s, const struct tm_move_params *who,
+	const struct tm_save_params *params, struct tm_move_result *ret_result)
+{
+	struct save v = {.s = s, .who = who, .params = params, .result = ret_result};
+	int rc;
+
+	*ret_result = (struct tm_move_result){.pages = 0};
+	v.held = atomic_load(&s->gate.shut);
+	rc = save(&v);
+	if (rc == 0 && params->hold) {
+		/* It is ours no more: tm_store_resume() opens it. */
+		if (v.shut)
+			ret_result->pause_ns += tm_now_ns() - v.shut_ns;
+	} else {
+		open_up(&v);
+	}
+	ret_result->bytes = v.writer ? tm_stream_written(v.writer) : 0;
+	clean_up(&v);
+	if (rc < 0 && !*ret_result->why)
+		fail(&v, rc, strerror(-rc));
+	return rc;
+}
+
+void tm_store_resume(struct tm_store *s)
+{
+	if (atomic_load(&s->gate.shut))
+		tm_gate_open(s);
+}
