@@ -22,6 +22,9 @@ struct tm_fs_options {
 	unsigned int threads;
 	double attr_timeout;
 	double entry_timeout;
+	double negative_timeout;
+	unsigned int inodes; /* UINT_MAX: from `limit` */
+	bool ask_on_open;
 	bool foreground;
 	bool debug;
 	bool subtype;
