@@ -125,9 +125,10 @@ static void entry_set(struct tm_mount *mount, struct tm_inode *inode, double att
 
 /* Complete an entry whose look-up has been counted; undoes that on failure. */
 static int entry_finish(struct tm_mount *mount, struct tm_inode *inode,
-	const struct tm_asked *asked, struct fuse_entry_param *entry)
+	const struct tm_asked *asked, bool certain, struct fuse_entry_param *entry)
 {
 	struct tm_moment moment = {.epoch = 0, .wall_ns = asked->wall_ns};
+	bool current = true;
 	int rc = 0;
 
 	/* The stat was made before the inode was known, so it counts only if nothing ever happened
@@ -139,13 +140,14 @@ static int entry_finish(struct tm_mount *mount, struct tm_inode *inode,
 		if (rc == 0)
 			rc = tm_fs_stat(mount, inode, place.fd, &entry->attr);
 	} else {
-		tm_meta_learn(mount->meta, inode, asked, &entry->attr);
+		current = tm_meta_learn(mount->meta, inode, asked, &entry->attr);
 	}
 	if (rc < 0) {
 		tm_inode_forget(inode, 1);
 		return rc;
 	}
-	entry_set(mount, inode, mount->attr_timeout, mount->entry_timeout, entry);
+	entry_set(mount, inode, current ? mount->attr_timeout : 0,
+		certain ? mount->entry_timeout : 0, entry);
 	return 0;
 }
 
@@ -171,14 +173,15 @@ int tm_fs_lookup(struct tm_mount *mount, struct tm_inode *parent, const char *na
 {
 	struct tm_asked asked;
 	struct tm_inode *inode;
+	bool certain;
 	int rc;
 
 	memset(ret_entry, 0, sizeof(*ret_entry));
 	if (entry_recall(mount, parent, name, ret_entry))
 		return 0;
 	asked = tm_meta_ask(mount->meta);
-	rc = tm_inode_lookup(parent, name, &ret_entry->attr, &inode);
-	return rc < 0 ? rc : entry_finish(mount, inode, &asked, ret_entry);
+	rc = tm_inode_lookup(parent, name, &ret_entry->attr, &certain, &inode);
+	return rc < 0 ? rc : entry_finish(mount, inode, &asked, certain, ret_entry);
 }
 
 int tm_fs_adopt(struct tm_mount *mount, struct tm_inode *parent, const char *name, int fd,
@@ -194,5 +197,5 @@ int tm_fs_adopt(struct tm_mount *mount, struct tm_inode *parent, const char *nam
 	if (place < 0)
 		return -errno;
 	rc = tm_inode_adopt(parent, name, place, &ret_entry->attr, &inode);
-	return rc < 0 ? rc : entry_finish(mount, inode, &asked, ret_entry);
+	return rc < 0 ? rc : entry_finish(mount, inode, &asked, true, ret_entry);
 }

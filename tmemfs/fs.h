@@ -40,7 +40,8 @@ struct tm_mount {
 	struct tm_inodes *inodes;
 	struct tm_cache *cache;
 	struct tm_meta *meta;
-	struct tm_notifier *notifier;
+	struct tm_notifier *notifier;    /* for opens */
+	struct tm_notifier *invalidator; /* for what others changed */
 	double attr_timeout;
 	double entry_timeout;
 	double negative_timeout;

@@ -125,7 +125,7 @@ void tm_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, o
 		/* Others appended below: what the kernel has cached is not what is there. */
 		change_end(mount, file->inode, end, true);
 		tm_cache_invalidate(mount->cache, file->inode);
-		tm_notify_pages(mount->notifier, ino);
+		tm_notify_pages(mount->invalidator, ino);
 	} else {
 		change_end(mount, file->inode, end, true);
 	}

@@ -229,7 +229,7 @@ struct seen {
 
 /* As tm_inode_adopt(); `seen`: the name was seen to lead there, NULL: that is doubtful. */
 static int adopt(struct tm_inode *parent, const char *name, int fd, const struct seen *seen,
-	struct stat *ret_st, struct tm_inode **ret_inode)
+	struct stat *ret_st, bool *ret_certain, struct tm_inode **ret_inode)
 {
 	struct tm_inodes *table = parent->table;
 	TM_AUTO_IDENTITY struct tm_identity id = {.handle = NULL};
@@ -273,6 +273,7 @@ static int adopt(struct tm_inode *parent, const char *name, int fd, const struct
 	tm_inode_free(dead);
 	tm_inodes_trim(table, table->fd_max);
 	*ret_st = id.st;
+	*ret_certain = certain;
 	*ret_inode = inode;
 	return 0;
 }
@@ -280,7 +281,9 @@ static int adopt(struct tm_inode *parent, const char *name, int fd, const struct
 int tm_inode_adopt(struct tm_inode *parent, const char *name, int fd, struct stat *ret_st,
 	struct tm_inode **ret_inode)
 {
-	return adopt(parent, name, fd, NULL, ret_st, ret_inode);
+	bool certain;
+
+	return adopt(parent, name, fd, NULL, ret_st, &certain, ret_inode);
 }
 
 /* Open `name` as a place only; once more after closing idle descriptors. Returns it or -errno. */
@@ -300,8 +303,8 @@ static int open_name(struct tm_inode *parent, const char *name)
 	return rc;
 }
 
-int tm_inode_lookup(
-	struct tm_inode *parent, const char *name, struct stat *ret_st, struct tm_inode **ret_inode)
+int tm_inode_lookup(struct tm_inode *parent, const char *name, struct stat *ret_st,
+	bool *ret_certain, struct tm_inode **ret_inode)
 {
 	struct seen seen = {.now_ns = tm_now_ns()};
 	int fd;
@@ -310,7 +313,7 @@ int tm_inode_lookup(
 	seen.tick = parent->table->name_tick;
 	pthread_mutex_unlock(&parent->table->lock);
 	fd = open_name(parent, name);
-	return fd < 0 ? fd : adopt(parent, name, fd, &seen, ret_st, ret_inode);
+	return fd < 0 ? fd : adopt(parent, name, fd, &seen, ret_st, ret_certain, ret_inode);
 }
 
 struct tm_inode *tm_inode_find(struct tm_inode *parent, const char *name, bool keep, bool *ret_last)
@@ -341,6 +344,37 @@ struct tm_inode *tm_inode_find(struct tm_inode *parent, const char *name, bool k
 	}
 	pthread_mutex_unlock(&table->lock);
 	return inode;
+}
+
+struct tm_inode *tm_inode_by_number(struct tm_inodes *table, dev_t dev, ino_t ino)
+{
+	const struct tm_identity id = {.st = {.st_dev = dev, .st_ino = ino}};
+	struct tm_inode *inode;
+
+	pthread_mutex_lock(&table->lock);
+	inode = find_locked(table, &id);
+	if (inode)
+		inode->refs++;
+	pthread_mutex_unlock(&table->lock);
+	return inode;
+}
+
+void tm_inodes_all(struct tm_inodes *table, struct tm_inode ***ret_all, size_t *ret_count)
+{
+	struct tm_inode **all;
+	size_t count = 0;
+
+	pthread_mutex_lock(&table->lock);
+	all = calloc(table->count, sizeof(struct tm_inode *));
+	for (size_t i = 0; all && i < table->bucket_count; i++) {
+		for (struct tm_inode *inode = table->buckets[i]; inode; inode = inode->next_hash) {
+			inode->refs++;
+			all[count++] = inode;
+		}
+	}
+	pthread_mutex_unlock(&table->lock);
+	*ret_all = all;
+	*ret_count = count;
 }
 
 /* --- the table ---------------------------------------------------------------------------- */

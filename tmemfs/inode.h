@@ -41,6 +41,7 @@ struct tm_inode {
 	uint64_t place_ns;              /* tm_now_ns() before it was last seen there; 0: doubtful */
 	struct tm_inode *next_name;     /* of the hash of places */
 	uint64_t names_changed_at; /* of a directory: tick of the last change of a name in it */
+	uint64_t names_doubted_ns; /* of a directory: what was seen in it before is doubtful */
 	unsigned int name_changes; /* of a directory: changes of our own under way */
 	struct tm_inode *kept_newer, *kept_older; /* list of kept inodes */
 	uint64_t nlookup;                         /* what the kernel holds */
@@ -77,10 +78,11 @@ void tm_inodes_set_own_mount(struct tm_inodes *table, int mount_id);
 
 /*
  * Find the inode of `name` in `parent` and count one look-up by the kernel.
- * 0, *ret_inode and *ret_st; -ENOMEM; -ELOOP; the errno of openat, fstat. May block on the backing.
+ * 0, *ret_inode, *ret_st and *ret_certain, false if the name may have changed meanwhile; -ENOMEM;
+ * -ELOOP; the errno of openat, fstat. May block on the backing.
  */
 int tm_inode_lookup(struct tm_inode *parent, const char *name, struct stat *ret_st,
-	struct tm_inode **ret_inode);
+	bool *ret_certain, struct tm_inode **ret_inode);
 
 /*
  * The same from memory: the inode that was seen as `name` in `parent` less than `ttl_ns` ago, if
@@ -115,6 +117,18 @@ void tm_names_change_end(struct tm_inode *dir, const char *name);
 /* The inode last seen as `name` in `dir`: referenced, NULL if there is none. That is doubtful from
  * now on: somebody else changed it. */
 struct tm_inode *tm_names_doubt(struct tm_inode *dir, const char *name);
+
+/* The same for whatever is seen in `dir`. */
+void tm_names_doubt_all(struct tm_inode *dir);
+
+/* The inode of that number, referenced; NULL if there is none. */
+struct tm_inode *tm_inode_by_number(struct tm_inodes *table, dev_t dev, ino_t ino);
+
+/* All inodes there are now, referenced, in an array that the caller frees; none without memory. */
+void tm_inodes_all(struct tm_inodes *table, struct tm_inode ***ret_all, size_t *ret_count);
+
+/* Where it was last seen: true, the directory, referenced, and the name, the caller's to free. */
+bool tm_inode_place(struct tm_inode *inode, struct tm_inode **ret_parent, char **ret_name);
 
 /* The name moved: remember the new place. */
 void tm_inode_moved(struct tm_inode *inode, struct tm_inode *parent, const char *name);

@@ -122,6 +122,22 @@ void tm_inode_doubt(struct tm_inode *inode)
 	pthread_mutex_unlock(&inode->table->lock);
 }
 
+bool tm_inode_place(struct tm_inode *inode, struct tm_inode **ret_parent, char **ret_name)
+{
+	struct tm_inode *parent;
+	char *name;
+
+	pthread_mutex_lock(&inode->table->lock);
+	parent = inode->parent;
+	name = parent ? strdup(inode->name) : NULL;
+	if (name)
+		parent->refs++;
+	pthread_mutex_unlock(&inode->table->lock);
+	*ret_parent = parent;
+	*ret_name = name;
+	return name;
+}
+
 bool tm_inode_recall(struct tm_inode *parent, const char *name, uint64_t ttl_ns,
 	struct tm_inode **ret_inode, uint64_t *ret_left_ns)
 {
@@ -134,7 +150,8 @@ bool tm_inode_recall(struct tm_inode *parent, const char *name, uint64_t ttl_ns,
 	inode = *tm_place_bucket(table, parent, name);
 	while ((inode = at_place(inode, parent, name)) && inode->place_ns == 0)
 		inode = inode->next_name;
-	if (inode && !inode->replaced && now - inode->place_ns < ttl_ns) {
+	if (inode && !inode->replaced && inode->place_ns > parent->names_doubted_ns &&
+		now - inode->place_ns < ttl_ns) {
 		known = true;
 		*ret_left_ns = ttl_ns - (now - inode->place_ns);
 		*ret_inode = inode;
@@ -159,6 +176,14 @@ void tm_names_change_end(struct tm_inode *dir, const char *name)
 	dir->name_changes--;
 	dir->names_changed_at = ++dir->table->name_tick;
 	doubt_locked(dir, name);
+	pthread_mutex_unlock(&dir->table->lock);
+}
+
+void tm_names_doubt_all(struct tm_inode *dir)
+{
+	pthread_mutex_lock(&dir->table->lock);
+	dir->names_changed_at = ++dir->table->name_tick;
+	dir->names_doubted_ns = tm_now_ns();
 	pthread_mutex_unlock(&dir->table->lock);
 }
 

@@ -155,16 +155,16 @@ static bool good_locked(const struct tm_meta *meta, const struct tm_known *known
 	return known->valid && known->changes == 0 && now - known->checked_ns < meta->ttl_ns;
 }
 
-void tm_meta_learn(struct tm_meta *meta, struct tm_inode *inode, const struct tm_asked *asked,
+bool tm_meta_learn(struct tm_meta *meta, struct tm_inode *inode, const struct tm_asked *asked,
 	const struct stat *st)
 {
 	struct tm_validator v = tm_validator_of(st);
 	struct tm_known *known = &inode->known;
-	bool settled = asked->wall_ns >= tm_validator_trust_ns(&v);
+	bool settled = asked->wall_ns >= tm_validator_trust_ns(&v), current;
 
 	pthread_mutex_lock(&meta->lock);
-	if (current_locked(known, asked) &&
-		(!known->valid || asked->mono_ns >= known->checked_ns)) {
+	current = current_locked(known, asked);
+	if (current && (!known->valid || asked->mono_ns >= known->checked_ns)) {
 		if (!known->valid || !known->settled || !same_ctime(&known->st, st)) {
 			facts_drop_locked(meta, inode);
 			known->settled = settled;
@@ -175,6 +175,7 @@ void tm_meta_learn(struct tm_meta *meta, struct tm_inode *inode, const struct tm
 		known->valid = true;
 	}
 	pthread_mutex_unlock(&meta->lock);
+	return current;
 }
 
 bool tm_meta_stat(

@@ -51,8 +51,8 @@ void tm_meta_free(struct tm_meta *meta); /* after the last inode is gone; NULL i
 /* Call before asking the backing anything whose answer is to be kept. */
 struct tm_asked tm_meta_ask(struct tm_meta *meta);
 
-/* The backing's stat said this. */
-void tm_meta_learn(struct tm_meta *meta, struct tm_inode *inode, const struct tm_asked *asked,
+/* The backing's stat said this. False if that may be old already, and is not kept. */
+bool tm_meta_learn(struct tm_meta *meta, struct tm_inode *inode, const struct tm_asked *asked,
 	const struct stat *st);
 
 /* The attributes, if they are still good: for *ret_left_ns more. */

@@ -19,6 +19,7 @@
 #include "tmemfs/creds.h"
 #include "tmemfs/fs.h"
 #include "tmemfs/options.h"
+#include "tmemfs/watch.h"
 
 #define WORKERS_MAX 4
 
@@ -34,6 +35,7 @@ struct run {
 	int root_fd;      /* BACKING; the table's later */
 	int ready_fd;     /* -1, or where the parent waits */
 	struct tm_mount mount;
+	struct tm_watch *watch;
 };
 
 static char libfuse_said[256]; /* its last message, for our own line */
@@ -253,6 +255,18 @@ static struct fuse_session *make_session(struct run *run)
 	return session;
 }
 
+/* Without it the mount works all the same. */
+static void start_watch(struct run *run)
+{
+	int rc = tm_watch_start(&run->mount, run->root_fd, &run->watch);
+
+	if (rc < 0)
+		fprintf(stderr,
+			"tmemfs: cannot watch %s: %s; what others change there is seen by %s\n",
+			run->backing, strerror(-rc),
+			run->mount.ask_on_open ? "the next open" : "the end of the timeouts");
+}
+
 /* Names that lead to where we are mounted must not lead back to us. */
 static void know_own_mount(struct run *run)
 {
@@ -307,12 +321,18 @@ static int serve(struct run *run)
 	know_own_mount(run);
 	rc = tm_notifier_start(session, &run->mount.notifier);
 	if (rc == 0)
+		rc = tm_notifier_start(session, &run->mount.invalidator);
+	if (rc == 0 && run->options.watch)
+		start_watch(run);
+	if (rc == 0)
 		rc = loop(run, session);
 	if (rc < 0)
 		complain("", run->mountpoint, strerror(-rc));
 
 	fuse_session_unmount(session);
+	tm_watch_stop(run->watch);
 	tm_notifier_stop(run->mount.notifier);
+	tm_notifier_stop(run->mount.invalidator);
 	tm_cache_quiesce(run->mount.cache);
 fail_mount:
 	fuse_remove_signal_handlers(session);

@@ -35,6 +35,7 @@ enum kind {
 	KIND_PASSED,      /* to libfuse, as it is */
 	KIND_PASSED_ROOT, /* the same, but only root may ask for it */
 	KIND_OFF,         /* bool, becomes false */
+	KIND_ON,          /* bool, becomes true */
 	KIND_SIZE,        /* uint64_t */
 	KIND_NUMBER,      /* unsigned int, at most `max` */
 	KIND_SECONDS,     /* double */
@@ -69,6 +70,7 @@ static const struct row rows[] = {
 		"how long names are trusted (default 1)"},
 	{"negative_timeout", KIND_SECONDS, FIELD(negative_timeout), 0, 0, "SECS",
 		"how long the absence of a name is trusted (default 0)"},
+	{"watch", KIND_ON, FIELD(watch), 0, 0, "", "see at once what others change in BACKING"},
 	{"inodes", KIND_NUMBER, FIELD(inodes), 0, INODES_MAX, "N",
 		"most files to remember that the kernel has forgotten"},
 	{"threads", KIND_NUMBER, FIELD(threads), 1, THREADS_MAX, "N",
@@ -261,10 +263,11 @@ static enum tm_parsed parse_option(struct tm_fs_options *options, char *word)
 	case KIND_PASSED:
 	case KIND_PASSED_ROOT:
 	case KIND_OFF:
+	case KIND_ON:
 		if (value)
 			return usage("option takes no value:", whole);
-		if (row->kind == KIND_OFF)
-			*(bool *)((char *)options + row->offset) = false;
+		if (row->kind == KIND_OFF || row->kind == KIND_ON)
+			*(bool *)((char *)options + row->offset) = row->kind == KIND_ON;
 		else if (row->kind == KIND_PASSED || geteuid() == 0)
 			rc = pass_on(options, word);
 		break;

@@ -25,6 +25,7 @@ struct tm_fs_options {
 	double negative_timeout;
 	unsigned int inodes; /* UINT_MAX: from `limit` */
 	bool ask_on_open;
+	bool watch;
 	bool foreground;
 	bool debug;
 	bool subtype;

@@ -133,6 +133,98 @@ walk() {
 	[ "$(cat "$MNT/mine")" = x ]
 }
 
+# --- watch ------------------------------------------------------------------------------------
+
+# watched [OPTION...]: a mount that asks nothing again unless it hears of a change.
+watched() {
+	tmemfs -S none -o watch,consistency=immutable "$@" "$BACK" "$MNT" >"$T/said" 2>&1 3>&-
+	defer "umount -l '$MNT'"
+	[ ! -s "$T/said" ] || skip "no fanotify here: $(cat "$T/said")"
+}
+
+same_walk() { diff <(walk "$MNT") <(walk "$BACK"); }
+
+@test "watch: what others change is seen soon, whatever is remembered" {
+	few "$BACK"
+	watched
+	walk "$MNT" >/dev/null
+	try 1 stat "$MNT/d/new"
+	echo new >"$BACK/d/new"
+	retry 5 same_walk
+	[ "$(cat "$MNT/d/new")" = new ]
+	rm "$BACK/d/f7" && retry 5 same_walk
+	try 1 cat "$MNT/d/f7"
+	mv "$BACK/d/f8" "$BACK/d/e/f8" && retry 5 same_walk
+	mv "$BACK/d/f9" "$BACK/d/f10" && retry 5 same_walk
+	echo replaced >"$BACK/tmp" && mv "$BACK/tmp" "$BACK/d/f11" && retry 5 same_walk
+	ln -sfn f2 "$BACK/d/link" && retry 5 same_walk
+	setfattr -n user.colour -v red "$BACK/d/f2" && retry 5 same_walk
+	mkdir "$BACK/d/e/sub" && touch "$BACK/d/e/sub/file" && retry 5 same_walk
+	rm -r "$BACK/d/e/sub" && retry 5 same_walk
+	mv "$BACK/d/e" "$BACK/d/moved" && retry 5 same_walk
+	chmod 600 "$BACK/d/f3"
+	retry 5 eval '[ "$(stat -c %a "$MNT/d/f3")" = 600 ]'
+	echo by another name >>"$BACK/d/moved/hard"
+	retry 5 cmp "$MNT/d/f1" "$BACK/d/f1"
+	# Both ways at once: our own changes are not taken for others'.
+	echo ours >>"$MNT/d/f12"
+	echo theirs >>"$BACK/d/f12"
+	retry 5 cmp "$MNT/d/f12" "$BACK/d/f12"
+	retry 5 same_walk
+}
+
+@test "watch: a change reaches a file that is open, and pages that the kernel has" {
+	seq 100000 >"$BACK/f"
+	old "$BACK"
+	watched
+	python3 - "$MNT/f" "$BACK/f" <<-'PY'
+		import mmap, os, sys, time
+		up, down = (os.open(p, os.O_RDWR) for p in sys.argv[1:])
+		seen = mmap.mmap(up, 0, prot=mmap.PROT_READ)
+		os.pread(up, 100000, 0)
+		for i in range(20):
+		    word = b"%08d" % i
+		    os.pwrite(down, word, 50000)
+		    end = time.time() + 10
+		    while os.pread(up, 8, 50000) != word or seen[50000:50008] != word:
+		        assert time.time() < end, "never seen"
+		        time.sleep(0.002)
+	PY
+	cmp "$MNT/f" "$BACK/f"
+}
+
+@test "watch: more changes than the kernel queues are seen as well" {
+	few "$BACK"
+	watched
+	walk "$MNT" >/dev/null
+	local pid
+	pid=$(pgrep -f "tmemfs -S none -o watch,consistency=immutable $BACK $MNT")
+	kill -STOP "$pid"
+	defer "kill -CONT $pid"
+	retry 5 eval "grep -q '^State:.*T' /proc/$pid/status"
+	python3 - "$BACK/d" <<-'PY'
+		import os, sys
+		for i in range(20000): os.close(os.open(f"{sys.argv[1]}/n{i}", os.O_CREAT | os.O_WRONLY))
+	PY
+	rm "$BACK/d/f3"
+	echo changed >>"$BACK/d/f4"
+	kill -CONT "$pid"
+	retry 10 eval "[ ! -e '$MNT/d/f3' ]"
+	retry 10 cmp "$MNT/d/f4" "$BACK/d/f4"
+	retry 10 eval "[ \$(ls '$MNT/d' | wc -l) -eq \$(ls '$BACK/d' | wc -l) ]"
+}
+
+@test "watch: where it is not possible, one line says so and the mount works" {
+	few "$BACK"
+	slow "$BACK"
+	try 0 tmemfs -S none -o watch "$BACK" "$MNT" 3>&-
+	defer "umount -l '$MNT'"
+	one_line
+	contains "cannot watch"
+	contains "the next open"
+	diff -r "$BACK" "$MNT"
+}
+
 # --- changes through the mount ----------------------------------------------------------------
 
 @test "whatever is remembered, the mount's own changes are seen at once" {
