@@ -59,6 +59,8 @@ static void drop_object_locked(struct tm_cache *cache, struct tm_inode *inode)
 		cache->tm->ops->flush_object(cache->tm, cache->pool, &v->oid);
 	v->cacheable = false;
 	atomic_store(&inode->filled, false);
+	atomic_store(&inode->lost, false);
+	atomic_store(&inode->again, false);
 }
 
 static void invalidate_locked(struct tm_cache *cache, struct tm_inode *inode)

@@ -229,6 +229,27 @@ int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, int (*fd_of)(v
 	return 0;
 }
 
+/*
+ * A full queue means that the backing is faster than compression. The first to read a file shall
+ * not wait for it, so the page is not put; if the file is opened again, it is worth it: then
+ * whoever brought the page compresses it, and brings the next one later. False if it was not put.
+ */
+static bool queue_or_put(struct tm_cache *cache, struct tm_inode *inode, uint64_t epoch,
+	uint32_t index, const char *page)
+{
+	struct tm_put put = {.inode = inode, .epoch = epoch, .index = index, .page = page};
+
+	if (tm_putq_add(cache->queue, inode, epoch, index, page))
+		return true;
+	if (!atomic_load(&inode->again)) {
+		atomic_store(&inode->lost, true);
+		tm_cache_count(cache, TM_STAT_PUTS_DROPPED, 1);
+		return false;
+	}
+	tm_cache_put(cache, &put);
+	return true;
+}
+
 void tm_cache_fill(struct tm_cache *cache, struct tm_inode *inode, int fd)
 {
 	struct tm_buffer *b = buffer_of_thread(cache);
@@ -238,10 +259,8 @@ void tm_cache_fill(struct tm_cache *cache, struct tm_inode *inode, int fd)
 		return;
 	for (unsigned int i = 0; i <= b->pages; i++) {
 		const char *page = b->data + ((size_t)i << cache->page_shift);
-		bool accepted = i < b->pages && b->missed[i] &&
-			tm_putq_add(cache->queue, inode, b->epoch, (uint32_t)(b->first + i), page);
-
-		if (accepted) {
+		if (i < b->pages && b->missed[i] &&
+			queue_or_put(cache, inode, b->epoch, (uint32_t)(b->first + i), page)) {
 			run++;
 			continue;
 		}
@@ -250,8 +269,6 @@ void tm_cache_fill(struct tm_cache *cache, struct tm_inode *inode, int fd)
 			posix_fadvise(fd, (off_t)((b->first + i - run) << cache->page_shift),
 				(off_t)run << cache->page_shift, POSIX_FADV_DONTNEED);
 		run = 0;
-		if (i < b->pages && b->missed[i])
-			tm_cache_count(cache, TM_STAT_PUTS_DROPPED, 1);
 	}
 	b->pages = 0;
 }

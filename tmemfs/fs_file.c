@@ -207,6 +207,8 @@ void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	struct tm_file *file = NULL;
 	int rc = 0;
 
+	if (atomic_load(&inode->lost))
+		atomic_store(&inode->again, true);
 	if ((fi->flags & (O_ACCMODE | O_TRUNC)) == O_RDONLY && atomic_load(&inode->filled))
 		rc = open_from_memory(mount, inode, fi->flags, &file);
 	if (rc == 0 && !file)
