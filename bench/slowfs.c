@@ -86,6 +86,11 @@ static int rc_of(int result)
 	return result < 0 ? -errno : 0;
 }
 
+static int rc_of_size(ssize_t result)
+{
+	return result < 0 ? -errno : (int)result;
+}
+
 static int fd_of(const struct fuse_file_info *fi)
 {
 	return (int)fi->fh;
@@ -297,15 +302,24 @@ static int slow_statfs(const char *path, struct statvfs *fs)
 	return rc_of(fstatvfs(conf.root, fs));
 }
 
-/* One of our own counters as text; -ENODATA for any other attribute. Costs no time. */
+/* The path by which the calls for extended attributes find it, since they take no descriptor. */
+static const char *by_path(const char *path, char buf[static PATH_MAX])
+{
+	snprintf(buf, PATH_MAX, "/proc/self/fd/%d/%s", conf.root, below(path));
+	return buf;
+}
+
+/* One of our own counters as text, at no cost; or an attribute of the file. */
 static int slow_getxattr(const char *path, const char *name, char *value, size_t size)
 {
+	char text[24], full[PATH_MAX];
 	unsigned long long n;
-	char text[24];
 	int len;
 
-	if (strcmp(path, "/") != 0)
-		return -ENODATA;
+	if (strcmp(path, "/") != 0 || strncmp(name, XATTR, strlen(XATTR)) != 0) {
+		take_time(0);
+		return rc_of_size(lgetxattr(by_path(path, full), name, value, size));
+	}
 	if (strcmp(name, XATTR "reads") == 0)
 		n = atomic_load(&reads);
 	else if (strcmp(name, XATTR "read_bytes") == 0)
@@ -326,13 +340,32 @@ static int slow_getxattr(const char *path, const char *name, char *value, size_t
 static int slow_setxattr(
 	const char *path, const char *name, const char *value, size_t size, int flags)
 {
-	(void)value, (void)size, (void)flags;
-	if (strcmp(path, "/") != 0 || strcmp(name, XATTR "reset") != 0)
-		return -EOPNOTSUPP;
+	char full[PATH_MAX];
+
+	if (strcmp(path, "/") != 0 || strcmp(name, XATTR "reset") != 0) {
+		take_time(0);
+		return rc_of(lsetxattr(by_path(path, full), name, value, size, flags));
+	}
 	atomic_store(&ops, 0);
 	atomic_store(&reads, 0);
 	atomic_store(&read_bytes, 0);
 	return 0;
+}
+
+static int slow_listxattr(const char *path, char *list, size_t size)
+{
+	char full[PATH_MAX];
+
+	take_time(0);
+	return rc_of_size(llistxattr(by_path(path, full), list, size));
+}
+
+static int slow_removexattr(const char *path, const char *name)
+{
+	char full[PATH_MAX];
+
+	take_time(0);
+	return rc_of(lremovexattr(by_path(path, full), name));
 }
 
 static void *slow_init(struct fuse_conn_info *conn, struct fuse_config *cfg)
@@ -372,6 +405,8 @@ static const struct fuse_operations slow_ops = {
 	.statfs = slow_statfs,
 	.getxattr = slow_getxattr,
 	.setxattr = slow_setxattr,
+	.listxattr = slow_listxattr,
+	.removexattr = slow_removexattr,
 };
 
 static const struct fuse_opt options[] = {

@@ -51,16 +51,23 @@ void tm_cache_count(struct tm_cache *cache, enum tm_stat stat, int64_t delta)
 
 /* --- versions ----------------------------------------------------------------------------- */
 
-static void drop_object_locked(struct tm_cache *cache, struct tm_version *v)
+static void drop_object_locked(struct tm_cache *cache, struct tm_inode *inode)
 {
+	struct tm_version *v = &inode->version;
+
 	if (v->cacheable)
 		cache->tm->ops->flush_object(cache->tm, cache->pool, &v->oid);
 	v->cacheable = false;
+	atomic_store(&inode->filled, false);
+	atomic_store(&inode->lost, false);
+	atomic_store(&inode->again, false);
 }
 
-static void invalidate_locked(struct tm_cache *cache, struct tm_version *v)
+static void invalidate_locked(struct tm_cache *cache, struct tm_inode *inode)
 {
-	drop_object_locked(cache, v);
+	struct tm_version *v = &inode->version;
+
+	drop_object_locked(cache, inode);
 	v->epoch++;
 	v->known = v->written = false;
 	v->unsure = true;
@@ -75,7 +82,7 @@ static void adopt_locked(struct tm_cache *cache, struct tm_inode *inode,
 	const void *identity;
 	size_t len;
 
-	drop_object_locked(cache, v);
+	drop_object_locked(cache, inode);
 	v->epoch++;
 	v->validator = *validator;
 	v->size = validator->size;
@@ -143,6 +150,21 @@ bool tm_cache_observe(struct tm_cache *cache, struct tm_inode *inode, const stru
 	return learned;
 }
 
+bool tm_cache_current(struct tm_cache *cache, struct tm_inode *inode, const struct stat *st,
+	const struct tm_moment *moment)
+{
+	struct tm_validator seen = tm_validator_of(st);
+	const struct tm_version *v = &inode->version;
+	pthread_rwlock_t *lock = tm_cache_stripe(cache, inode);
+	bool current;
+
+	pthread_rwlock_rdlock(lock);
+	current = v->cacheable && !v->written && !v->unsure && v->writers == 0 &&
+		v->epoch == moment->epoch && tm_validator_equal(&v->validator, &seen);
+	pthread_rwlock_unlock(lock);
+	return current;
+}
+
 enum tm_verdict tm_cache_verify(struct tm_cache *cache, struct tm_inode *inode,
 	const struct stat *st, const struct tm_moment *moment)
 {
@@ -165,7 +187,7 @@ enum tm_verdict tm_cache_verify(struct tm_cache *cache, struct tm_inode *inode,
 	pthread_rwlock_wrlock(lock);
 	if (v->epoch != moment->epoch || v->writers > 0) {
 		/* Our own changes are under way: others may hide behind them. */
-		invalidate_locked(cache, v);
+		invalidate_locked(cache, inode);
 		verdict = TM_VERDICT_CHANGED;
 	} else {
 		if (!v->known ||
@@ -238,7 +260,7 @@ void tm_cache_invalidate(struct tm_cache *cache, struct tm_inode *inode)
 	if (inode->type != S_IFREG)
 		return;
 	pthread_rwlock_wrlock(lock);
-	invalidate_locked(cache, &inode->version);
+	invalidate_locked(cache, inode);
 	pthread_rwlock_unlock(lock);
 }
 
@@ -255,6 +277,8 @@ void tm_cache_put(void *opaque, const struct tm_put *put)
 	if (v->epoch == put->epoch && v->writers == 0 && v->cacheable) {
 		rc = cache->tm->ops->put(cache->tm, cache->pool, &v->oid, put->index, put->page);
 		atomic_store(&cache->refusing, rc < 0);
+		if (rc == 0)
+			atomic_store(&put->inode->filled, true);
 	}
 	pthread_rwlock_unlock(lock);
 }

@@ -61,6 +61,11 @@ enum tm_verdict {
 enum tm_verdict tm_cache_verify(struct tm_cache *cache, struct tm_inode *inode,
 	const struct stat *st, const struct tm_moment *moment);
 
+/* The same if nothing has to be learned from `st`: true, and pages and attributes that the kernel
+ * has are right; else false, and nothing has happened. */
+bool tm_cache_current(struct tm_cache *cache, struct tm_inode *inode, const struct stat *st,
+	const struct tm_moment *moment);
+
 /* --- changes of our own -------------------------------------------------------------------- */
 
 #define TM_WHOLE_FILE UINT64_MAX
@@ -85,10 +90,11 @@ struct tm_reply {
 	bool fills; /* some pages came from the backing: call tm_cache_fill() after the reply */
 };
 
-/* Read up to `size` (<= TM_READ_MAX) bytes at `off` from tmem, and what it lacks from `fd`.
- * 0 and *ret_reply; -ENOMEM; the errno of pread. May block on the backing. */
-int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, int fd, int64_t off, size_t size,
-	struct tm_reply *ret_reply);
+/* Read up to `size` (<= TM_READ_MAX) bytes at `off` from tmem, and what it lacks from the
+ * descriptor that `fd_of` returns (or -errno), which is only asked for one when that is needed. 0
+ * and *ret_reply; -ENOMEM; the errno of `fd_of` and pread. May block on the backing. */
+int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, int (*fd_of)(void *opaque),
+	void *opaque, int64_t off, size_t size, struct tm_reply *ret_reply);
 
 /* Queue the pages of this thread's last read that tmem lacked. Call it once the user has the reply.
  * `fd` is what they were read from. */

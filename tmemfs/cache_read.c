@@ -92,7 +92,7 @@ static int read_uncached(struct tm_cache *cache, struct tm_buffer *b, const stru
 	int fd, int64_t off, size_t size, struct tm_reply *ret_reply)
 {
 	size_t expect = v->known && v->size > off ? (size_t)(v->size - off) : size;
-	ssize_t n = backing_read(cache, fd, b->data, size, off, expect);
+	ssize_t n = fd < 0 ? fd : backing_read(cache, fd, b->data, size, off, expect);
 
 	if (n < 0)
 		return (int)n;
@@ -113,7 +113,8 @@ static struct tm_version snapshot(struct tm_cache *cache, struct tm_inode *inode
 }
 
 /* The same, after another look at a file that was too young to trust when it was opened. */
-static struct tm_version usable_version(struct tm_cache *cache, struct tm_inode *inode, int fd)
+static struct tm_version usable_version(
+	struct tm_cache *cache, struct tm_inode *inode, int (*fd_of)(void *opaque), void *opaque)
 {
 	struct tm_version v = snapshot(cache, inode);
 	struct tm_moment moment;
@@ -122,7 +123,7 @@ static struct tm_version usable_version(struct tm_cache *cache, struct tm_inode 
 	if (v.cacheable || v.writers > 0 || tm_wall_ns() < v.trust_ns)
 		return v;
 	moment = tm_cache_moment(cache, inode);
-	if (fstat(fd, &st) < 0 || !tm_cache_observe(cache, inode, &st, &moment))
+	if (fstat(fd_of(opaque), &st) < 0 || !tm_cache_observe(cache, inode, &st, &moment))
 		return v;
 	return snapshot(cache, inode);
 }
@@ -157,7 +158,7 @@ static int pages_fetch(struct tm_cache *cache, const struct tm_version *v, struc
 	size_t want = (size_t)(n - i) << cache->page_shift;
 	size_t expect = (size_t)TM_MIN((int64_t)want, v->size - start);
 	char *data = b->data + ((size_t)i << cache->page_shift);
-	ssize_t got = backing_read(cache, fd, data, want, start, expect);
+	ssize_t got = fd < 0 ? fd : backing_read(cache, fd, data, want, start, expect);
 
 	if (got < 0)
 		return (int)got;
@@ -168,29 +169,34 @@ static int pages_fetch(struct tm_cache *cache, const struct tm_version *v, struc
 	return 0;
 }
 
-int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, int fd, int64_t off, size_t size,
-	struct tm_reply *ret_reply)
+int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, int (*fd_of)(void *opaque),
+	void *opaque, int64_t off, size_t size, struct tm_reply *ret_reply)
 {
 	struct tm_buffer *b = buffer_of_thread(cache);
 	struct tm_version v;
 	int64_t end;
-	bool fills = false;
+	bool fills = false, hits = false;
 
 	if (!b)
 		return -ENOMEM;
 	size = TM_MIN(size, (size_t)TM_READ_MAX);
 	b->pages = 0;
-	v = usable_version(cache, inode, fd);
+	v = usable_version(cache, inode, fd_of, opaque);
 	if (!v.cacheable || off >= v.size || size == 0 || atomic_load(&cache->destroyed) ||
 		(uint64_t)(v.size - 1) >> cache->page_shift > UINT32_MAX)
-		return read_uncached(cache, b, &v, fd, off, size, ret_reply);
+		return read_uncached(cache, b, &v, fd_of(opaque), off, size, ret_reply);
 
 	end = TM_MIN(off + (int64_t)size, v.size);
 	b->first = (uint64_t)off >> cache->page_shift;
 	b->pages = (unsigned int)(((uint64_t)(end - 1) >> cache->page_shift) - b->first + 1);
 	b->epoch = v.epoch;
-	for (unsigned int i = 0; i < b->pages; i++)
+	for (unsigned int i = 0; i < b->pages; i++) {
 		b->missed[i] = !page_get(cache, &v, b, i, off, end);
+		hits |= !b->missed[i];
+	}
+	/* After a restart, say: the next open can do without the backing. */
+	if (hits && !atomic_load(&inode->filled))
+		atomic_store(&inode->filled, true);
 
 	for (unsigned int i = 0, n; i < b->pages; i = n) {
 		int64_t stop = 0;
@@ -203,9 +209,9 @@ int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, int fd, int64_
 			continue;
 		}
 		/* An error may lie in bytes that nobody asked for: then read just the others. */
-		if (pages_fetch(cache, &v, b, i, n, fd, &stop, &whole) < 0) {
+		if (pages_fetch(cache, &v, b, i, n, fd_of(opaque), &stop, &whole) < 0) {
 			b->pages = 0;
-			return read_uncached(cache, b, &v, fd, off, size, ret_reply);
+			return read_uncached(cache, b, &v, fd_of(opaque), off, size, ret_reply);
 		}
 		fills = true;
 		if (!whole) { /* changed by others: as far as it goes, and nothing of it is kept */
@@ -223,6 +229,27 @@ int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, int fd, int64_
 	return 0;
 }
 
+/*
+ * A full queue means that the backing is faster than compression. The first to read a file shall
+ * not wait for it, so the page is not put; if the file is opened again, it is worth it: then
+ * whoever brought the page compresses it, and brings the next one later. False if it was not put.
+ */
+static bool queue_or_put(struct tm_cache *cache, struct tm_inode *inode, uint64_t epoch,
+	uint32_t index, const char *page)
+{
+	struct tm_put put = {.inode = inode, .epoch = epoch, .index = index, .page = page};
+
+	if (tm_putq_add(cache->queue, inode, epoch, index, page))
+		return true;
+	if (!atomic_load(&inode->again)) {
+		atomic_store(&inode->lost, true);
+		tm_cache_count(cache, TM_STAT_PUTS_DROPPED, 1);
+		return false;
+	}
+	tm_cache_put(cache, &put);
+	return true;
+}
+
 void tm_cache_fill(struct tm_cache *cache, struct tm_inode *inode, int fd)
 {
 	struct tm_buffer *b = buffer_of_thread(cache);
@@ -232,10 +259,8 @@ void tm_cache_fill(struct tm_cache *cache, struct tm_inode *inode, int fd)
 		return;
 	for (unsigned int i = 0; i <= b->pages; i++) {
 		const char *page = b->data + ((size_t)i << cache->page_shift);
-		bool accepted = i < b->pages && b->missed[i] &&
-			tm_putq_add(cache->queue, inode, b->epoch, (uint32_t)(b->first + i), page);
-
-		if (accepted) {
+		if (i < b->pages && b->missed[i] &&
+			queue_or_put(cache, inode, b->epoch, (uint32_t)(b->first + i), page)) {
 			run++;
 			continue;
 		}
@@ -244,8 +269,6 @@ void tm_cache_fill(struct tm_cache *cache, struct tm_inode *inode, int fd)
 			posix_fadvise(fd, (off_t)((b->first + i - run) << cache->page_shift),
 				(off_t)run << cache->page_shift, POSIX_FADV_DONTNEED);
 		run = 0;
-		if (i < b->pages && b->missed[i])
-			tm_cache_count(cache, TM_STAT_PUTS_DROPPED, 1);
 	}
 	b->pages = 0;
 }

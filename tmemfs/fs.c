@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/sysmacros.h>
 
 const struct fuse_lowlevel_ops tm_fs_ops = {
 	.init = tm_op_init,
@@ -60,19 +61,74 @@ void tm_fs_present(struct tm_mount *mount, struct stat *st)
 
 int tm_fs_stat(struct tm_mount *mount, struct tm_inode *inode, int fd, struct stat *ret_st)
 {
+	struct tm_asked asked = tm_meta_ask(mount->meta);
 	struct tm_moment moment = tm_cache_moment(mount->cache, inode);
 
 	if (fstat(fd, ret_st) < 0)
 		return -errno;
 	tm_cache_observe(mount->cache, inode, ret_st, &moment);
+	tm_meta_learn(mount->meta, inode, &asked, ret_st);
 	return 0;
 }
 
-/* Complete an entry whose look-up has been counted; undoes that on failure. */
-static int entry_finish(struct tm_mount *mount, struct tm_inode *inode, int64_t wall_ns,
-	struct fuse_entry_param *entry)
+static struct timespec timespec_of(const struct statx_timestamp *t)
 {
-	struct tm_moment moment = {.epoch = 0, .wall_ns = wall_ns};
+	return (struct timespec){t->tv_sec, t->tv_nsec};
+}
+
+static struct stat stat_of(const struct statx *sx)
+{
+	return (struct stat){
+		.st_dev = makedev(sx->stx_dev_major, sx->stx_dev_minor),
+		.st_ino = sx->stx_ino,
+		.st_mode = sx->stx_mode,
+		.st_nlink = sx->stx_nlink,
+		.st_uid = sx->stx_uid,
+		.st_gid = sx->stx_gid,
+		.st_rdev = makedev(sx->stx_rdev_major, sx->stx_rdev_minor),
+		.st_size = (off_t)sx->stx_size,
+		.st_blksize = (blksize_t)sx->stx_blksize,
+		.st_blocks = (blkcnt_t)sx->stx_blocks,
+		.st_atim = timespec_of(&sx->stx_atime),
+		.st_mtim = timespec_of(&sx->stx_mtime),
+		.st_ctim = timespec_of(&sx->stx_ctime),
+	};
+}
+
+int tm_fs_ask(struct tm_mount *mount, struct tm_inode *inode, int fd, struct stat *ret_st)
+{
+	struct tm_asked asked = tm_meta_ask(mount->meta);
+	struct statx sx;
+
+	if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &sx) < 0)
+		return -errno;
+	*ret_st = stat_of(&sx);
+	tm_meta_learn(mount->meta, inode, &asked, ret_st);
+	return 0;
+}
+
+void tm_fs_doubt(struct tm_mount *mount, struct tm_inode *inode)
+{
+	tm_inode_doubt(inode);
+	tm_meta_forget(mount->meta, inode);
+}
+
+static void entry_set(struct tm_mount *mount, struct tm_inode *inode, double attr_timeout,
+	double entry_timeout, struct fuse_entry_param *entry)
+{
+	tm_fs_present(mount, &entry->attr);
+	entry->ino = tm_node_id(inode);
+	entry->generation = inode->generation;
+	entry->attr_timeout = attr_timeout;
+	entry->entry_timeout = entry_timeout;
+}
+
+/* Complete an entry whose look-up has been counted; undoes that on failure. */
+static int entry_finish(struct tm_mount *mount, struct tm_inode *inode,
+	const struct tm_asked *asked, bool certain, struct fuse_entry_param *entry)
+{
+	struct tm_moment moment = {.epoch = 0, .wall_ns = asked->wall_ns};
+	bool current = true;
 	int rc = 0;
 
 	/* The stat was made before the inode was known, so it counts only if nothing ever happened
@@ -83,35 +139,55 @@ static int entry_finish(struct tm_mount *mount, struct tm_inode *inode, int64_t 
 		rc = tm_fd_get(inode, &place);
 		if (rc == 0)
 			rc = tm_fs_stat(mount, inode, place.fd, &entry->attr);
+	} else {
+		current = tm_meta_learn(mount->meta, inode, asked, &entry->attr);
 	}
 	if (rc < 0) {
 		tm_inode_forget(inode, 1);
 		return rc;
 	}
-	tm_fs_present(mount, &entry->attr);
-	entry->ino = tm_node_id(inode);
-	entry->generation = inode->generation;
-	entry->attr_timeout = mount->attr_timeout;
-	entry->entry_timeout = mount->entry_timeout;
+	entry_set(mount, inode, current ? mount->attr_timeout : 0,
+		certain ? mount->entry_timeout : 0, entry);
 	return 0;
+}
+
+/* An entry from memory, if both its name and its attributes are still good. */
+static bool entry_recall(struct tm_mount *mount, struct tm_inode *parent, const char *name,
+	struct fuse_entry_param *entry)
+{
+	uint64_t entry_left, attr_left;
+	struct tm_inode *inode;
+
+	if (!tm_inode_recall(parent, name, tm_fs_ns(mount->entry_timeout), &inode, &entry_left))
+		return false;
+	if (!tm_meta_stat(mount->meta, inode, &entry->attr, &attr_left)) {
+		tm_inode_forget(inode, 1);
+		return false;
+	}
+	entry_set(mount, inode, tm_fs_seconds(attr_left), tm_fs_seconds(entry_left), entry);
+	return true;
 }
 
 int tm_fs_lookup(struct tm_mount *mount, struct tm_inode *parent, const char *name,
 	struct fuse_entry_param *ret_entry)
 {
-	int64_t wall_ns = tm_wall_ns();
+	struct tm_asked asked;
 	struct tm_inode *inode;
+	bool certain;
 	int rc;
 
 	memset(ret_entry, 0, sizeof(*ret_entry));
-	rc = tm_inode_lookup(parent, name, &ret_entry->attr, &inode);
-	return rc < 0 ? rc : entry_finish(mount, inode, wall_ns, ret_entry);
+	if (entry_recall(mount, parent, name, ret_entry))
+		return 0;
+	asked = tm_meta_ask(mount->meta);
+	rc = tm_inode_lookup(parent, name, &ret_entry->attr, &certain, &inode);
+	return rc < 0 ? rc : entry_finish(mount, inode, &asked, certain, ret_entry);
 }
 
 int tm_fs_adopt(struct tm_mount *mount, struct tm_inode *parent, const char *name, int fd,
 	struct fuse_entry_param *ret_entry)
 {
-	int64_t wall_ns = tm_wall_ns();
+	struct tm_asked asked = tm_meta_ask(mount->meta);
 	char path[TM_PROC_PATH_MAX];
 	struct tm_inode *inode;
 	int place, rc;
@@ -121,5 +197,5 @@ int tm_fs_adopt(struct tm_mount *mount, struct tm_inode *parent, const char *nam
 	if (place < 0)
 		return -errno;
 	rc = tm_inode_adopt(parent, name, place, &ret_entry->attr, &inode);
-	return rc < 0 ? rc : entry_finish(mount, inode, wall_ns, ret_entry);
+	return rc < 0 ? rc : entry_finish(mount, inode, &asked, true, ret_entry);
 }

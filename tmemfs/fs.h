@@ -6,7 +6,7 @@
  *             fs_name.c  making and removing names     creds.h   as the caller
  *             fs_file.c  opening and closing           cache.h   bytes
  *             fs_data.c  the bytes of open files       notify.h  what the kernel has cached
- *             fs_dir.c   directories
+ *             fs_dir.c   directories                   known.h   what need not be asked again
  *             fs_xattr.c
  *
  * Conventions: an operation computes 0 or -errno and replies exactly once, at its end. The kernel
@@ -18,19 +18,35 @@
 #define TMEMFS_FS_H
 
 #include <fuse_lowlevel.h>
+#include <stdatomic.h>
+#include <pthread.h>
 #include <stdbool.h>
+#include <sys/statvfs.h>
 
 #include "tmemfs/cache.h"
 #include "tmemfs/inode.h"
 #include "tmemfs/notify.h"
 
-/* One mount: the session's user data. Constant while it is served. */
+/* What statfs last said of a file system. All fields: `lock`. */
+struct tm_volume {
+	pthread_mutex_t lock;
+	uint64_t checked_ns; /* 0: never */
+	dev_t dev;
+	struct statvfs fs;
+};
+
+/* One mount: the session's user data. Constant while it is served, but for `volume`. */
 struct tm_mount {
 	struct tm_inodes *inodes;
 	struct tm_cache *cache;
-	struct tm_notifier *notifier;
+	struct tm_meta *meta;
+	struct tm_notifier *notifier;    /* for opens */
+	struct tm_notifier *invalidator; /* for what others changed */
 	double attr_timeout;
 	double entry_timeout;
+	double negative_timeout;
+	bool ask_on_open; /* every open asks the backing, whatever is known */
+	struct tm_volume volume;
 	bool acl; /* running as root: the kernel may leave ACLs and umask to us */
 	void (*on_ready)(void *opaque);
 	void *opaque;
@@ -41,8 +57,9 @@ struct tm_mount {
 struct tm_file {
 	_Atomic unsigned int refs;
 	struct tm_inode *inode; /* referenced */
-	int fd;
+	struct tm_fd place;     /* if opened from memory and at hand: what `fd` is made from */
 	int flags;
+	_Atomic int fd;       /* -1: not needed so far */
 	_Atomic int plain_fd; /* -1, or: without O_APPEND, for pages that mmap wrote */
 };
 
@@ -68,6 +85,9 @@ static inline struct tm_file *tm_file_of(const struct fuse_file_info *fi)
 	return fi ? (struct tm_file *)(uintptr_t)fi->fh : NULL;
 }
 
+/* The backing's descriptor, opened now if it was not needed so far. Returns it or -errno. */
+int tm_file_fd(struct tm_file *file);
+
 void tm_file_ref(struct tm_file *file);
 void tm_file_unref(struct tm_file *file);
 
@@ -76,6 +96,13 @@ void tm_reply_rc(fuse_req_t req, int rc);
 
 /* stat through any descriptor of the inode; the cache learns of it. 0 or -errno. */
 int tm_fs_stat(struct tm_mount *mount, struct tm_inode *inode, int fd, struct stat *ret_st);
+
+/* The same, past what the backing's own client has cached (NFS, FUSE); what the cache makes of it
+ * is the caller's business. */
+int tm_fs_ask(struct tm_mount *mount, struct tm_inode *inode, int fd, struct stat *ret_st);
+
+/* The backing does not know the inode by the name that we remember (-ESTALE): nor do we. */
+void tm_fs_doubt(struct tm_mount *mount, struct tm_inode *inode);
 
 /* Look `name` up for the kernel: 0 and a full entry, which counts one look-up; or -errno. */
 int tm_fs_lookup(struct tm_mount *mount, struct tm_inode *parent, const char *name,
@@ -88,8 +115,26 @@ int tm_fs_adopt(struct tm_mount *mount, struct tm_inode *parent, const char *nam
 /* What the user sees of a file's attributes. */
 void tm_fs_present(struct tm_mount *mount, struct stat *st);
 
+/* A time that is left, as the kernel wants it. */
+static inline double tm_fs_seconds(uint64_t ns)
+{
+	return (double)ns / 1e9;
+}
+
+/* A timeout as the clocks count it. */
+static inline uint64_t tm_fs_ns(double seconds)
+{
+	return (uint64_t)(seconds * 1e9);
+}
+
 /* All operations. */
 extern const struct fuse_lowlevel_ops tm_fs_ops;
+
+/*
+ * A file that is being removed may be open from memory only: open it really, as long as it has a
+ * name. Where the backing hides what is removed while open, it stays readable.
+ */
+void tm_file_hold(struct tm_inode *inode);
 
 /* fs_meta.c */
 void tm_op_init(void *userdata, struct fuse_conn_info *conn);

@@ -3,7 +3,7 @@
  * fs_data.c - the bytes of open files
  *
  * Every change goes to the backing inside tm_cache_change_begin() and _end(), which keep old pages
- * from being seen after it returned.
+ * from being seen after it returned, and is a change of the attributes too.
  */
 #include "tmemfs/fs.h"
 
@@ -13,12 +13,29 @@
 /* Longest copy inside the backing that one request makes: the caller asks again for the rest. */
 #define COPY_MAX (64u << 20)
 
+static void change_begin(struct tm_mount *mount, struct tm_inode *inode, off_t off, size_t len)
+{
+	tm_meta_change_begin(mount->meta, inode);
+	tm_cache_change_begin(mount->cache, inode, (uint64_t)off, len);
+}
+
+static void change_end(struct tm_mount *mount, struct tm_inode *inode, off_t size, bool extend)
+{
+	tm_cache_change_end(mount->cache, inode, size, extend);
+	tm_meta_change_end(mount->meta, inode);
+}
+
+static int fd_of_file(void *file)
+{
+	return tm_file_fd(file);
+}
+
 void tm_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct tm_mount *mount = tm_mount_of(req);
 	struct tm_file *file = tm_file_of(fi);
 	struct tm_reply reply;
-	int rc = tm_cache_read(mount->cache, file->inode, file->fd, off, size, &reply);
+	int rc = tm_cache_read(mount->cache, file->inode, fd_of_file, file, off, size, &reply);
 
 	(void)ino;
 	if (rc < 0) {
@@ -31,7 +48,7 @@ void tm_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct f
 	}
 	tm_file_ref(file);
 	fuse_reply_buf(req, reply.data, reply.len);
-	tm_cache_fill(mount->cache, file->inode, file->fd);
+	tm_cache_fill(mount->cache, file->inode, tm_file_fd(file));
 	tm_file_unref(file);
 }
 
@@ -92,7 +109,7 @@ void tm_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, o
 	struct tm_mount *mount = tm_mount_of(req);
 	struct tm_file *file = tm_file_of(fi);
 	bool appends = file->flags & O_APPEND && !fi->writepage;
-	int fd = file->flags & O_APPEND && fi->writepage ? plain_fd(file) : file->fd;
+	int fd = file->flags & O_APPEND && fi->writepage ? plain_fd(file) : tm_file_fd(file);
 	off_t end = 0;
 	ssize_t n;
 
@@ -100,17 +117,17 @@ void tm_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, o
 		tm_reply_rc(req, fd);
 		return;
 	}
-	tm_cache_change_begin(mount->cache, file->inode, (uint64_t)off, size);
+	change_begin(mount, file->inode, off, size);
 	n = write_all(fd, buf, size, off);
 	if (n > 0)
 		end = off + n;
 	if (n > 0 && appends && !landed_at(fd, off + n, &end)) {
 		/* Others appended below: what the kernel has cached is not what is there. */
-		tm_cache_change_end(mount->cache, file->inode, end, true);
+		change_end(mount, file->inode, end, true);
 		tm_cache_invalidate(mount->cache, file->inode);
-		tm_notify_pages(mount->notifier, ino);
+		tm_notify_pages(mount->invalidator, ino);
 	} else {
-		tm_cache_change_end(mount->cache, file->inode, end, true);
+		change_end(mount, file->inode, end, true);
 	}
 	tm_cache_count(mount->cache, TM_STAT_BACKING_WRITES, 1);
 	if (n < 0)
@@ -124,10 +141,10 @@ static void change_end_at_size(struct tm_mount *mount, struct tm_file *file)
 {
 	struct stat st;
 
-	if (fstat(file->fd, &st) == 0) {
-		tm_cache_change_end(mount->cache, file->inode, st.st_size, false);
+	if (fstat(tm_file_fd(file), &st) == 0) {
+		change_end(mount, file->inode, st.st_size, false);
 	} else {
-		tm_cache_change_end(mount->cache, file->inode, 0, true);
+		change_end(mount, file->inode, 0, true);
 		tm_cache_invalidate(mount->cache, file->inode);
 	}
 }
@@ -140,8 +157,8 @@ void tm_op_fallocate(
 	int rc;
 
 	(void)ino;
-	tm_cache_change_begin(mount->cache, file->inode, (uint64_t)off, (uint64_t)len);
-	rc = fallocate(file->fd, mode, off, len) == 0 ? 0 : -errno;
+	change_begin(mount, file->inode, off, (size_t)len);
+	rc = fallocate(tm_file_fd(file), mode, off, len) == 0 ? 0 : -errno;
 	change_end_at_size(mount, file);
 	tm_cache_count(mount->cache, TM_STAT_BACKING_WRITES, 1);
 	tm_reply_rc(req, rc);
@@ -149,11 +166,12 @@ void tm_op_fallocate(
 
 void tm_op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
-	off_t found = lseek(tm_file_of(fi)->fd, off, whence);
+	int fd = tm_file_fd(tm_file_of(fi));
+	off_t found = fd < 0 ? fd : lseek(fd, off, whence);
 
 	(void)ino;
 	if (found < 0)
-		tm_reply_rc(req, -errno);
+		tm_reply_rc(req, fd < 0 ? fd : -errno);
 	else
 		fuse_reply_lseek(req, found);
 }
@@ -164,12 +182,17 @@ void tm_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
 {
 	struct tm_mount *mount = tm_mount_of(req);
 	struct tm_file *in = tm_file_of(fi_in), *out = tm_file_of(fi_out);
+	int in_fd = tm_file_fd(in);
 	ssize_t n;
 
 	(void)ino_in, (void)ino_out;
 	len = TM_MIN(len, (size_t)COPY_MAX);
-	tm_cache_change_begin(mount->cache, out->inode, (uint64_t)off_out, len);
-	n = copy_file_range(in->fd, &off_in, out->fd, &off_out, len, (unsigned int)flags);
+	if (in_fd < 0) {
+		tm_reply_rc(req, in_fd);
+		return;
+	}
+	change_begin(mount, out->inode, off_out, len);
+	n = copy_file_range(in_fd, &off_in, tm_file_fd(out), &off_out, len, (unsigned int)flags);
 	if (n < 0)
 		n = errno == EINVAL || errno == ENOSYS ? -EOPNOTSUPP : -errno;
 	change_end_at_size(mount, out);

@@ -5,6 +5,7 @@
  * Opening is where the mount agrees with the backing again (close-to-open): stat decides whether
  * the kernel may keep its pages. Where it shows a size the kernel was not told of, the answer to
  * the open goes through the notifier, which first makes the kernel ask for the attributes again.
+ * A file that is cached and opened for reading is not opened below before a page is missing.
  */
 #include "tmemfs/fs.h"
 
@@ -29,8 +30,10 @@ static struct tm_file *file_new(struct tm_inode *inode, int fd, int flags)
 	if (!file)
 		return NULL;
 	file->inode = tm_inode_ref(inode);
-	file->fd = fd;
 	file->flags = flags;
+	atomic_init(&file->fd, fd);
+	if (fd < 0)
+		atomic_fetch_add(&inode->unopened, 1);
 	atomic_init(&file->plain_fd, -1);
 	atomic_init(&file->refs, 1);
 	return file;
@@ -43,16 +46,53 @@ void tm_file_ref(struct tm_file *file)
 
 void tm_file_unref(struct tm_file *file)
 {
-	int plain;
+	int plain, fd;
 
 	if (atomic_fetch_sub(&file->refs, 1) > 1)
 		return;
 	plain = atomic_load(&file->plain_fd);
 	if (plain >= 0)
 		close(plain);
-	close(file->fd);
+	fd = atomic_load(&file->fd);
+	if (fd >= 0)
+		close(fd);
+	else
+		atomic_fetch_sub(&file->inode->unopened, 1);
+	tm_fd_put(&file->place);
 	tm_inode_unref(file->inode);
 	free(file);
+}
+
+int tm_file_fd(struct tm_file *file)
+{
+	int fd = atomic_load(&file->fd), none = -1;
+
+	if (fd >= 0)
+		return fd;
+	fd = atomic_load(&file->inode->held_fd);
+	if (fd >= 0)
+		fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (fd < 0)
+		fd = tm_inode_reopen(file->inode, file->flags & FLAGS_PASSED & ~O_EXCL);
+	if (fd < 0)
+		return fd;
+	if (!atomic_compare_exchange_strong(&file->fd, &none, fd)) {
+		close(fd);
+		return none;
+	}
+	atomic_fetch_sub(&file->inode->unopened, 1);
+	return fd;
+}
+
+void tm_file_hold(struct tm_inode *inode)
+{
+	int fd, none = -1;
+
+	if (atomic_load(&inode->unopened) == 0 || atomic_load(&inode->held_fd) >= 0)
+		return;
+	fd = tm_inode_reopen(inode, O_RDONLY);
+	if (fd >= 0 && !atomic_compare_exchange_strong(&inode->held_fd, &none, fd))
+		close(fd);
 }
 
 /* The kernel has been told of the open; or, if the opener was interrupted, will never close it. */
@@ -62,19 +102,28 @@ static void file_opened(void *arg, int rc)
 		tm_file_unref(arg);
 }
 
-/* Compare what is open with what is cached. -ESTALE: the name leads to a file that others removed,
- * which makes the kernel look the name up again. */
+/* Compare what stat shows with what is cached. -ESTALE: the name leads to a file that others
+ * removed, which makes the kernel look the name up again. */
+static int verify(struct tm_mount *mount, struct tm_inode *inode, const struct stat *st,
+	const struct tm_moment *moment, enum tm_verdict *ret_verdict)
+{
+	if (st->st_nlink == 0 && !tm_inode_unlinked(inode))
+		return -ESTALE;
+	*ret_verdict = tm_cache_verify(mount->cache, inode, st, moment);
+	return 0;
+}
+
+/* The same of what is open. */
 static int file_verify(struct tm_mount *mount, struct tm_file *file, enum tm_verdict *ret_verdict)
 {
 	struct tm_moment moment = tm_cache_moment(mount->cache, file->inode);
+	struct tm_asked asked = tm_meta_ask(mount->meta);
 	struct stat st;
 
-	if (fstat(file->fd, &st) < 0)
+	if (fstat(atomic_load(&file->fd), &st) < 0)
 		return -errno;
-	if (st.st_nlink == 0 && !tm_inode_unlinked(file->inode))
-		return -ESTALE;
-	*ret_verdict = tm_cache_verify(mount->cache, file->inode, &st, &moment);
-	return 0;
+	tm_meta_learn(mount->meta, file->inode, &asked, &st);
+	return verify(mount, file->inode, &st, &moment, ret_verdict);
 }
 
 static void fill_info(struct fuse_file_info *fi, struct tm_file *file, enum tm_verdict verdict)
@@ -84,33 +133,89 @@ static void fill_info(struct fuse_file_info *fi, struct tm_file *file, enum tm_v
 	fi->noflush = (file->flags & O_ACCMODE) == O_RDONLY;
 }
 
+/*
+ * Open for reading what is cached, without opening it below: what is known of it decides, or else
+ * one stat that asks the server itself. 0 and a file, or NULL if it must be opened after all.
+ */
+static int open_from_memory(
+	struct tm_mount *mount, struct tm_inode *inode, int flags, struct tm_file **ret_file)
+{
+	TM_AUTO_FD struct tm_fd place = TM_FD_NONE;
+	struct tm_moment moment = tm_cache_moment(mount->cache, inode);
+	struct tm_file *file;
+	struct stat st;
+	uint64_t left;
+	int rc = 0;
+
+	if (mount->ask_on_open || !tm_meta_stat(mount->meta, inode, &st, &left)) {
+		rc = tm_fd_get(inode, &place);
+		if (rc == 0)
+			rc = tm_fs_ask(mount, inode, place.fd, &st);
+	}
+	if (rc == 0)
+		rc = st.st_nlink == 0 && !tm_inode_unlinked(inode) ? -ESTALE : 0;
+	if (rc < 0)
+		return rc;
+	*ret_file = NULL;
+	if (!tm_cache_current(mount->cache, inode, &st, &moment))
+		return 0;
+	file = file_new(inode, -1, flags);
+	if (!file)
+		return -ENOMEM;
+	file->place = place;
+	place = TM_FD_NONE;
+	*ret_file = file;
+	return 0;
+}
+
+static int open_below(struct tm_mount *mount, struct tm_inode *inode, int flags,
+	struct tm_file **ret_file, enum tm_verdict *ret_verdict)
+{
+	bool truncates = flags & O_TRUNC;
+	struct tm_file *file;
+	int fd, rc;
+
+	if (truncates) {
+		tm_meta_change_begin(mount->meta, inode);
+		tm_cache_change_begin(mount->cache, inode, 0, TM_WHOLE_FILE);
+	}
+	fd = tm_inode_reopen(inode, flags & FLAGS_PASSED & ~O_EXCL);
+	if (truncates) {
+		tm_cache_change_end(mount->cache, inode, 0, fd < 0);
+		tm_meta_change_end(mount->meta, inode);
+	}
+	if (fd < 0)
+		return fd;
+	file = file_new(inode, fd, flags & ~O_TRUNC);
+	if (!file) {
+		close(fd);
+		return -ENOMEM;
+	}
+	rc = file_verify(mount, file, ret_verdict);
+	if (rc < 0)
+		tm_file_unref(file);
+	else
+		*ret_file = file;
+	return rc;
+}
+
 void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct tm_mount *mount = tm_mount_of(req);
 	struct tm_inode *inode = tm_inode_of(req, ino);
-	bool truncates = fi->flags & O_TRUNC;
-	enum tm_verdict verdict;
-	struct tm_file *file;
-	int fd, rc;
+	enum tm_verdict verdict = TM_VERDICT_SAME;
+	struct tm_file *file = NULL;
+	int rc = 0;
 
-	if (truncates)
-		tm_cache_change_begin(mount->cache, inode, 0, TM_WHOLE_FILE);
-	fd = tm_inode_reopen(inode, fi->flags & FLAGS_PASSED & ~O_EXCL);
-	if (truncates)
-		tm_cache_change_end(mount->cache, inode, 0, fd < 0);
-	if (fd < 0) {
-		tm_reply_rc(req, fd);
-		return;
-	}
-	file = file_new(inode, fd, fi->flags);
-	if (!file) {
-		close(fd);
-		tm_reply_rc(req, -ENOMEM);
-		return;
-	}
-	rc = file_verify(mount, file, &verdict);
+	if (atomic_load(&inode->lost))
+		atomic_store(&inode->again, true);
+	if ((fi->flags & (O_ACCMODE | O_TRUNC)) == O_RDONLY && atomic_load(&inode->filled))
+		rc = open_from_memory(mount, inode, fi->flags, &file);
+	if (rc == 0 && !file)
+		rc = open_below(mount, inode, fi->flags, &file, &verdict);
 	if (rc < 0) {
-		tm_file_unref(file);
+		if (rc == -ESTALE)
+			tm_fs_doubt(mount, inode);
 		tm_reply_rc(req, rc);
 		return;
 	}
@@ -152,9 +257,14 @@ void tm_op_create(
 	enum tm_verdict verdict;
 	struct tm_file *file = NULL;
 	struct tm_inode *inode;
-	int fd = create_as_caller(req, dir, name, mode, fi->flags);
-	int rc = fd < 0 ? fd : tm_fs_adopt(mount, dir, name, fd, &entry);
+	int fd, rc;
 
+	tm_meta_change_begin(mount->meta, dir);
+	tm_names_change_begin(dir, name);
+	fd = create_as_caller(req, dir, name, mode, fi->flags);
+	tm_names_change_end(dir, name);
+	tm_meta_change_end(mount->meta, dir);
+	rc = fd < 0 ? fd : tm_fs_adopt(mount, dir, name, fd, &entry);
 	if (rc < 0) {
 		if (fd >= 0)
 			close(fd);
@@ -190,7 +300,7 @@ void tm_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 /* A network file system reports a failed write when a descriptor is closed: close one. */
 void tm_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	int fd = dup(tm_file_of(fi)->fd);
+	int fd = dup(atomic_load(&tm_file_of(fi)->fd)); /* -1: nothing was written */
 
 	(void)ino;
 	tm_reply_rc(req, fd < 0 ? 0 : close(fd) == 0 ? 0 : -errno);
@@ -198,8 +308,10 @@ void tm_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 void tm_op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-	int fd = tm_file_of(fi)->fd;
+	int fd = tm_file_fd(tm_file_of(fi)), rc = fd;
 
 	(void)ino;
-	tm_reply_rc(req, (datasync ? fdatasync(fd) : fsync(fd)) == 0 ? 0 : -errno);
+	if (fd >= 0)
+		rc = (datasync ? fdatasync(fd) : fsync(fd)) == 0 ? 0 : -errno;
+	tm_reply_rc(req, rc);
 }

@@ -6,7 +6,10 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <sys/statvfs.h>
+#include <string.h>
+
+#define FACT_TARGET "target"
+#define STATFS_NS   1000000000ull /* how long the numbers of statfs are good, at most */
 
 void tm_op_init(void *userdata, struct fuse_conn_info *conn)
 {
@@ -30,7 +33,12 @@ void tm_op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	struct fuse_entry_param entry;
 	int rc = tm_fs_lookup(tm_mount_of(req), tm_inode_of(req, parent), name, &entry);
 
-	if (rc < 0)
+	/* Node 0: the kernel may remember that there is no such name. */
+	if (rc == -ENOENT && tm_mount_of(req)->negative_timeout > 0) {
+		memset(&entry, 0, sizeof(entry));
+		entry.entry_timeout = tm_mount_of(req)->negative_timeout;
+		fuse_reply_entry(req, &entry);
+	} else if (rc < 0)
 		tm_reply_rc(req, rc);
 	else if (fuse_reply_entry(req, &entry) < 0)
 		tm_inode_forget((struct tm_inode *)(uintptr_t)entry.ino, 1);
@@ -49,31 +57,39 @@ void tm_op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *f
 	fuse_reply_none(req);
 }
 
-static void reply_attr(fuse_req_t req, int rc, struct stat *st)
+static void reply_attr(fuse_req_t req, int rc, struct stat *st, double timeout)
 {
-	struct tm_mount *mount = tm_mount_of(req);
-
 	if (rc < 0) {
 		tm_reply_rc(req, rc);
 		return;
 	}
-	tm_fs_present(mount, st);
-	fuse_reply_attr(req, st, mount->attr_timeout);
+	tm_fs_present(tm_mount_of(req), st);
+	fuse_reply_attr(req, st, timeout);
 }
 
 void tm_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	TM_AUTO_FD struct tm_fd place = TM_FD_NONE;
+	struct tm_mount *mount = tm_mount_of(req);
 	struct tm_inode *inode = tm_inode_of(req, ino);
 	struct tm_file *file = tm_file_of(fi);
+	int fd = file ? atomic_load(&file->fd) : -1, rc = 0;
 	struct stat st = {0};
-	int rc = 0;
+	uint64_t left;
 
-	if (!file)
+	if (tm_meta_stat(mount->meta, inode, &st, &left)) {
+		reply_attr(req, 0, &st, tm_fs_seconds(left));
+		return;
+	}
+	if (fd < 0) {
 		rc = tm_fd_get(inode, &place);
+		fd = place.fd;
+	}
 	if (rc == 0)
-		rc = tm_fs_stat(tm_mount_of(req), inode, file ? file->fd : place.fd, &st);
-	reply_attr(req, rc, &st);
+		rc = tm_fs_stat(mount, inode, fd, &st);
+	if (rc == -ESTALE)
+		tm_fs_doubt(mount, inode);
+	reply_attr(req, rc, &st, mount->attr_timeout);
 }
 
 /* --- setattr ------------------------------------------------------------------------------ */
@@ -82,7 +98,7 @@ static int set_size(
 	struct tm_mount *mount, struct tm_inode *inode, struct tm_file *file, off_t size)
 {
 	TM_AUTO_CLOSE int own_fd = -1;
-	int fd = file ? file->fd : -1, rc;
+	int fd = file ? atomic_load(&file->fd) : -1, rc;
 	struct stat st;
 
 	if (fd < 0) {
@@ -145,41 +161,95 @@ void tm_op_setattr(
 	struct stat st = {0};
 	int rc = tm_fd_get(inode, &place);
 
+	tm_meta_change_begin(mount->meta, inode);
 	if (rc == 0)
 		rc = set_attr(mount, inode, tm_file_of(fi), place.fd, attr, to_set);
+	tm_meta_change_end(mount->meta, inode);
 	if (rc == 0)
 		rc = tm_fs_stat(mount, inode, place.fd, &st);
-	reply_attr(req, rc, &st);
+	reply_attr(req, rc, &st, mount->attr_timeout);
+}
+
+/* Length of the target, in `target` and remembered; or -errno. */
+static int read_link(struct tm_mount *mount, struct tm_inode *inode, char *target, size_t room)
+{
+	TM_AUTO_FD struct tm_fd place = TM_FD_NONE;
+	struct tm_asked asked = tm_meta_ask(mount->meta);
+	int rc = tm_fd_get(inode, &place);
+
+	if (rc < 0)
+		return rc;
+	rc = (int)readlinkat(place.fd, "", target, room);
+	if (rc < 0)
+		return -errno;
+	tm_meta_remember(mount->meta, inode, &asked, FACT_TARGET, rc, target);
+	return rc;
 }
 
 void tm_op_readlink(fuse_req_t req, fuse_ino_t ino)
 {
-	TM_AUTO_FD struct tm_fd place = TM_FD_NONE;
+	struct tm_mount *mount = tm_mount_of(req);
+	struct tm_inode *inode = tm_inode_of(req, ino);
+	TM_AUTO_FREE void *known = NULL;
 	char target[PATH_MAX + 1];
-	ssize_t len;
-	int rc = tm_fd_get(tm_inode_of(req, ino), &place);
+	int len;
 
-	if (rc < 0) {
-		tm_reply_rc(req, rc);
-		return;
-	}
-	len = readlinkat(place.fd, "", target, sizeof(target) - 1);
+	if (tm_meta_recall(mount->meta, inode, FACT_TARGET, &len, &known) && len > 0)
+		memcpy(target, known, (size_t)len);
+	else
+		len = read_link(mount, inode, target, sizeof(target) - 1);
 	if (len < 0) {
-		tm_reply_rc(req, -errno);
+		tm_reply_rc(req, len);
 		return;
 	}
 	target[len] = '\0';
 	fuse_reply_readlink(req, target);
 }
 
+/* A walk asks for this in every directory (find does): where opens are answered from memory, so is
+ * this, for a short while. */
+static bool statfs_recall(
+	struct tm_mount *mount, const struct tm_inode *inode, struct statvfs *ret_fs)
+{
+	struct tm_volume *volume = &mount->volume;
+	bool known;
+
+	pthread_mutex_lock(&volume->lock);
+	known = !mount->ask_on_open && volume->checked_ns > 0 && volume->dev == inode->dev &&
+		tm_now_ns() - volume->checked_ns < TM_MIN(STATFS_NS, tm_fs_ns(mount->attr_timeout));
+	if (known)
+		*ret_fs = volume->fs;
+	pthread_mutex_unlock(&volume->lock);
+	return known;
+}
+
+static void statfs_remember(
+	struct tm_mount *mount, const struct tm_inode *inode, const struct statvfs *fs)
+{
+	struct tm_volume *volume = &mount->volume;
+
+	pthread_mutex_lock(&volume->lock);
+	volume->dev = inode->dev;
+	volume->fs = *fs;
+	volume->checked_ns = tm_now_ns();
+	pthread_mutex_unlock(&volume->lock);
+}
+
 void tm_op_statfs(fuse_req_t req, fuse_ino_t ino)
 {
 	TM_AUTO_FD struct tm_fd place = TM_FD_NONE;
+	struct tm_mount *mount = tm_mount_of(req);
+	struct tm_inode *inode = tm_inode_of(req, ino);
 	struct statvfs fs;
-	int rc = tm_fd_get(tm_inode_of(req, ino), &place);
+	int rc = 0;
 
-	if (rc == 0 && fstatvfs(place.fd, &fs) < 0)
-		rc = -errno;
+	if (!statfs_recall(mount, inode, &fs)) {
+		rc = tm_fd_get(inode, &place);
+		if (rc == 0)
+			rc = fstatvfs(place.fd, &fs) == 0 ? 0 : -errno;
+		if (rc == 0)
+			statfs_remember(mount, inode, &fs);
+	}
 	if (rc < 0)
 		tm_reply_rc(req, rc);
 	else

@@ -12,6 +12,19 @@
 
 #include "tmemfs/creds.h"
 
+/* Around whatever makes or removes `name`: the names and the attributes of `dir` change. */
+static void change_begin(struct tm_mount *mount, struct tm_inode *dir, const char *name)
+{
+	tm_meta_change_begin(mount->meta, dir);
+	tm_names_change_begin(dir, name);
+}
+
+static void change_end(struct tm_mount *mount, struct tm_inode *dir, const char *name)
+{
+	tm_names_change_end(dir, name);
+	tm_meta_change_end(mount->meta, dir);
+}
+
 /* Answer something that made `name`. */
 static void reply_made(fuse_req_t req, int rc, struct tm_inode *parent, const char *name)
 {
@@ -34,10 +47,14 @@ static int make_node(
 
 	if (rc == 0)
 		rc = tm_creds_enter(req, &creds);
-	if (rc == 0 && S_ISDIR(mode))
+	if (rc < 0)
+		return rc;
+	change_begin(tm_mount_of(req), parent, name);
+	if (S_ISDIR(mode))
 		rc = mkdirat(dir.fd, name, mode & ~(mode_t)S_IFMT) == 0 ? 0 : -errno;
-	else if (rc == 0)
+	else
 		rc = mknodat(dir.fd, name, mode, rdev) == 0 ? 0 : -errno;
+	change_end(tm_mount_of(req), parent, name);
 	return rc;
 }
 
@@ -64,8 +81,11 @@ static int make_symlink(
 
 	if (rc == 0)
 		rc = tm_creds_enter(req, &creds);
-	if (rc == 0 && symlinkat(target, dir.fd, name) < 0)
-		rc = -errno;
+	if (rc < 0)
+		return rc;
+	change_begin(tm_mount_of(req), parent, name);
+	rc = symlinkat(target, dir.fd, name) == 0 ? 0 : -errno;
+	change_end(tm_mount_of(req), parent, name);
 	return rc;
 }
 
@@ -95,18 +115,36 @@ static int make_link(struct tm_inode *inode, struct tm_inode *parent, const char
 
 void tm_op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
 {
-	struct tm_inode *dir = tm_inode_of(req, parent);
+	struct tm_mount *mount = tm_mount_of(req);
+	struct tm_inode *dir = tm_inode_of(req, parent), *inode = tm_inode_of(req, ino);
+	int rc;
 
-	reply_made(req, make_link(tm_inode_of(req, ino), dir, name), dir, name);
+	change_begin(mount, dir, name);
+	tm_meta_change_begin(mount->meta, inode);
+	rc = make_link(inode, dir, name);
+	tm_meta_change_end(mount->meta, inode);
+	change_end(mount, dir, name);
+	reply_made(req, rc, dir, name);
 }
 
 /* --- removing ----------------------------------------------------------------------------- */
 
-/* The last name of `inode` (referenced here until now, NULL: not known) was removed, or not. */
-static void name_removed(struct tm_mount *mount, struct tm_inode *inode, bool gone)
+/* `inode` (NULL: not known) loses a name, its last one if `last`. */
+static void name_goes(struct tm_mount *mount, struct tm_inode *inode, bool last)
 {
 	if (!inode)
 		return;
+	if (last)
+		tm_file_hold(inode);
+	tm_meta_change_begin(mount->meta, inode);
+}
+
+/* It has lost it, its last one if `gone`, or nothing happened. Drops the reference. */
+static void name_gone(struct tm_mount *mount, struct tm_inode *inode, bool gone)
+{
+	if (!inode)
+		return;
+	tm_meta_change_end(mount->meta, inode);
 	if (gone) {
 		tm_inode_set_unlinked(inode);
 		tm_cache_invalidate(mount->cache, inode);
@@ -126,9 +164,12 @@ static int remove_name(struct tm_mount *mount, struct tm_inode *parent, const ch
 	if (rc < 0)
 		return rc;
 	inode = tm_inode_find(parent, name, true, &last);
+	change_begin(mount, parent, name);
+	name_goes(mount, inode, last);
 	if (unlinkat(dir.fd, name, flags) < 0)
 		rc = -errno;
-	name_removed(mount, inode, rc == 0 && last);
+	name_gone(mount, inode, rc == 0 && last);
+	change_end(mount, parent, name);
 	return rc;
 }
 
@@ -158,14 +199,23 @@ static int rename_name(struct tm_mount *mount, struct tm_inode *from, const char
 	moved = tm_inode_find(from, name, false, &last);
 	last = false;
 	over = flags & RENAME_NOREPLACE ? NULL : tm_inode_find(to, newname, !exchange, &last);
+	change_begin(mount, from, name);
+	change_begin(mount, to, newname);
+	if (moved)
+		tm_meta_change_begin(mount->meta, moved);
+	name_goes(mount, over, last && !exchange);
 	if (renameat2(dir.fd, name, newdir.fd, newname, flags) < 0)
 		rc = -errno;
 	if (rc == 0 && moved)
 		tm_inode_moved(moved, to, newname);
 	if (rc == 0 && over && exchange)
 		tm_inode_moved(over, from, name);
+	if (moved)
+		tm_meta_change_end(mount->meta, moved);
 	tm_inode_unref(moved);
-	name_removed(mount, over, rc == 0 && last && !exchange);
+	name_gone(mount, over, rc == 0 && last && !exchange);
+	change_end(mount, to, newname);
+	change_end(mount, from, name);
 	return rc;
 }
 

@@ -4,6 +4,7 @@
  *
  *   buckets[hash(dev, ino)] -> inode -> inode ...        hashed as long as it is referenced
  *   inode.parent -> inode ... -> root                    referenced: a path leads to each inode
+ *   places, kept inodes: inode_names.c
  *
  * Invariants
  *   1. (dev, ino) is found at most once. A number that comes back with another handle is another
@@ -18,13 +19,13 @@
 #include "tmemfs/inode_table.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 
-#define BUCKETS_FIRST  1024
-#define FD_MAX         4096
-#define NAME_DEPTH_MAX 4096 /* longest chain that is searched for a ring */
+#define BUCKETS_FIRST 1024
+#define FD_MAX        4096
 
 static size_t bucket_of(const struct tm_inodes *table, dev_t dev, ino_t ino)
 {
@@ -54,6 +55,7 @@ static void unhash_locked(struct tm_inode *inode)
 		p = &(*p)->next_hash;
 	*p = inode->next_hash;
 	table->count--;
+	tm_place_unhash_locked(inode);
 }
 
 /* More buckets when they fill up; without memory the chains just get longer. */
@@ -62,10 +64,16 @@ static void grow_locked(struct tm_inodes *table)
 	size_t old_count = table->bucket_count;
 	struct tm_inode **old = table->buckets;
 	struct tm_inode **buckets = calloc(old_count * 2, sizeof(*buckets));
+	struct tm_inode **places = calloc(old_count * 2, sizeof(*places));
 
-	if (!buckets)
+	if (!buckets || !places) {
+		free(buckets);
+		free(places);
 		return;
+	}
+	free(table->places);
 	table->buckets = buckets;
+	table->places = places;
 	table->bucket_count = old_count * 2;
 	for (size_t i = 0; i < old_count; i++) {
 		for (struct tm_inode *inode = old[i], *next; inode; inode = next) {
@@ -74,6 +82,8 @@ static void grow_locked(struct tm_inodes *table)
 			next = inode->next_hash;
 			inode->next_hash = *head;
 			*head = inode;
+			if (inode->parent)
+				tm_place_hash_locked(inode);
 		}
 	}
 	free(old);
@@ -125,6 +135,8 @@ void tm_inode_free(struct tm_inode *inode)
 		pthread_mutex_unlock(&table->lock);
 		if (fd >= 0)
 			close(fd);
+		if (atomic_load(&inode->held_fd) >= 0)
+			close(atomic_load(&inode->held_fd));
 		free(inode->name);
 		free(inode->handle);
 		free(inode);
@@ -148,51 +160,17 @@ void tm_inode_forget(struct tm_inode *inode, uint64_t nlookup)
 {
 	struct tm_inodes *table = inode->table;
 	struct tm_inode *dead = NULL;
+	int fd = -1;
 
 	pthread_mutex_lock(&table->lock);
 	if (inode != table->root && inode->nlookup > 0) {
 		inode->nlookup -= TM_MIN(nlookup, inode->nlookup);
-		if (inode->nlookup == 0)
+		if (inode->nlookup == 0 && !tm_inode_keep_locked(inode, &fd, &dead))
 			dead = tm_inode_unref_locked(inode);
 	}
 	pthread_mutex_unlock(&table->lock);
-	tm_inode_free(dead);
-}
-
-/* --- names -------------------------------------------------------------------------------- */
-
-/*
- * Remember where the inode is; without memory, that it is not known: then only a handle leads to it
- * until the kernel looks again. Returns a parent that nothing holds any more, to be freed.
- */
-static struct tm_inode *set_place_locked(
-	struct tm_inode *inode, struct tm_inode *parent, const char *name)
-{
-	struct tm_inode *old = inode->parent, *up;
-	unsigned int depth = 0;
-
-	if (inode == inode->table->root)
-		return NULL;
-	if (old && old == parent && strcmp(inode->name, name) == 0)
-		return NULL;
-	/* A stale link further up could lead back here; then this inode gets no path at all. */
-	for (up = parent; up && up != inode && depth < NAME_DEPTH_MAX; depth++)
-		up = up->parent;
-	free(inode->name);
-	inode->name = up ? NULL : strdup(name);
-	inode->parent = inode->name ? parent : NULL;
-	if (inode->parent)
-		parent->refs++;
-	return tm_inode_unref_locked(old);
-}
-
-void tm_inode_moved(struct tm_inode *inode, struct tm_inode *parent, const char *name)
-{
-	struct tm_inode *dead;
-
-	pthread_mutex_lock(&inode->table->lock);
-	dead = set_place_locked(inode, parent, name);
-	pthread_mutex_unlock(&inode->table->lock);
+	if (fd >= 0)
+		close(fd);
 	tm_inode_free(dead);
 }
 
@@ -200,6 +178,10 @@ void tm_inode_set_unlinked(struct tm_inode *inode)
 {
 	pthread_mutex_lock(&inode->table->lock);
 	inode->unlinked = true;
+	if (inode->kept) {
+		tm_inode_unkeep_locked(inode);
+		inode->refs--; /* the caller has another */
+	}
 	pthread_mutex_unlock(&inode->table->lock);
 }
 
@@ -228,6 +210,7 @@ static struct tm_inode *inode_new(struct tm_inodes *table, struct tm_identity *i
 	inode->handle = id->handle;
 	inode->by_handle = id->by_handle;
 	inode->fd = -1;
+	atomic_init(&inode->held_fd, -1);
 	id->handle = NULL;
 	return inode;
 }
@@ -238,14 +221,22 @@ static bool number_reused_locked(const struct tm_inode *inode, const struct tm_i
 	return !inode->handle && inode->unlinked && id->st.st_nlink > 0;
 }
 
-int tm_inode_adopt(struct tm_inode *parent, const char *name, int fd, struct stat *ret_st,
-	struct tm_inode **ret_inode)
+/* Since when a name may be known: the moment before the backing is asked. */
+struct seen {
+	uint64_t tick;
+	uint64_t now_ns;
+};
+
+/* As tm_inode_adopt(); `seen`: the name was seen to lead there, NULL: that is doubtful. */
+static int adopt(struct tm_inode *parent, const char *name, int fd, const struct seen *seen,
+	struct stat *ret_st, bool *ret_certain, struct tm_inode **ret_inode)
 {
 	struct tm_inodes *table = parent->table;
 	TM_AUTO_IDENTITY struct tm_identity id = {.handle = NULL};
 	TM_AUTO_CLOSE int own_fd = fd;
 	TM_AUTO_CLOSE int old_fd = -1;
 	struct tm_inode *inode, *made = NULL, *dead;
+	bool certain;
 	int rc = tm_identify(table, fd, &id);
 
 	if (rc < 0)
@@ -266,11 +257,11 @@ int tm_inode_adopt(struct tm_inode *parent, const char *name, int fd, struct sta
 		inode->generation = ++table->next_generation;
 		hash_locked(inode);
 	}
-	if (inode->nlookup++ == 0)
-		inode->refs++;
+	tm_inode_count_locked(inode);
 	if (id.st.st_nlink > 0)
 		inode->unlinked = false;
-	dead = set_place_locked(inode, parent, name);
+	certain = seen && parent->name_changes == 0 && parent->names_changed_at <= seen->tick;
+	dead = tm_place_set_locked(inode, parent, name, certain ? seen->now_ns : 0);
 	/* Without a handle an idle descriptor may be of an earlier file of this number: renew it.
 	 */
 	if (!made && !inode->handle && inode->fd_pins == 0 && !inode->keep_fd)
@@ -282,8 +273,17 @@ int tm_inode_adopt(struct tm_inode *parent, const char *name, int fd, struct sta
 	tm_inode_free(dead);
 	tm_inodes_trim(table, table->fd_max);
 	*ret_st = id.st;
+	*ret_certain = certain;
 	*ret_inode = inode;
 	return 0;
+}
+
+int tm_inode_adopt(struct tm_inode *parent, const char *name, int fd, struct stat *ret_st,
+	struct tm_inode **ret_inode)
+{
+	bool certain;
+
+	return adopt(parent, name, fd, NULL, ret_st, &certain, ret_inode);
 }
 
 /* Open `name` as a place only; once more after closing idle descriptors. Returns it or -errno. */
@@ -303,12 +303,17 @@ static int open_name(struct tm_inode *parent, const char *name)
 	return rc;
 }
 
-int tm_inode_lookup(
-	struct tm_inode *parent, const char *name, struct stat *ret_st, struct tm_inode **ret_inode)
+int tm_inode_lookup(struct tm_inode *parent, const char *name, struct stat *ret_st,
+	bool *ret_certain, struct tm_inode **ret_inode)
 {
-	int fd = open_name(parent, name);
+	struct seen seen = {.now_ns = tm_now_ns()};
+	int fd;
 
-	return fd < 0 ? fd : tm_inode_adopt(parent, name, fd, ret_st, ret_inode);
+	pthread_mutex_lock(&parent->table->lock);
+	seen.tick = parent->table->name_tick;
+	pthread_mutex_unlock(&parent->table->lock);
+	fd = open_name(parent, name);
+	return fd < 0 ? fd : adopt(parent, name, fd, &seen, ret_st, ret_certain, ret_inode);
 }
 
 struct tm_inode *tm_inode_find(struct tm_inode *parent, const char *name, bool keep, bool *ret_last)
@@ -339,6 +344,37 @@ struct tm_inode *tm_inode_find(struct tm_inode *parent, const char *name, bool k
 	}
 	pthread_mutex_unlock(&table->lock);
 	return inode;
+}
+
+struct tm_inode *tm_inode_by_number(struct tm_inodes *table, dev_t dev, ino_t ino)
+{
+	const struct tm_identity id = {.st = {.st_dev = dev, .st_ino = ino}};
+	struct tm_inode *inode;
+
+	pthread_mutex_lock(&table->lock);
+	inode = find_locked(table, &id);
+	if (inode)
+		inode->refs++;
+	pthread_mutex_unlock(&table->lock);
+	return inode;
+}
+
+void tm_inodes_all(struct tm_inodes *table, struct tm_inode ***ret_all, size_t *ret_count)
+{
+	struct tm_inode **all;
+	size_t count = 0;
+
+	pthread_mutex_lock(&table->lock);
+	all = calloc(table->count, sizeof(struct tm_inode *));
+	for (size_t i = 0; all && i < table->bucket_count; i++) {
+		for (struct tm_inode *inode = table->buckets[i]; inode; inode = inode->next_hash) {
+			inode->refs++;
+			all[count++] = inode;
+		}
+	}
+	pthread_mutex_unlock(&table->lock);
+	*ret_all = all;
+	*ret_count = count;
 }
 
 /* --- the table ---------------------------------------------------------------------------- */
@@ -373,8 +409,9 @@ int tm_inodes_open(int root_fd, void (*on_free)(void *opaque, struct tm_inode *i
 		table->fd_max = files.rlim_cur / 4;
 	table->bucket_count = BUCKETS_FIRST;
 	table->buckets = calloc(table->bucket_count, sizeof(*table->buckets));
-	if (!table->buckets)
-		goto fail_table;
+	table->places = calloc(table->bucket_count, sizeof(*table->places));
+	if (!table->buckets || !table->places)
+		goto fail_buckets;
 	rc = tm_identify(table, root_fd, &id);
 	if (rc < 0)
 		goto fail_buckets;
@@ -393,7 +430,7 @@ int tm_inodes_open(int root_fd, void (*on_free)(void *opaque, struct tm_inode *i
 
 fail_buckets:
 	free(table->buckets);
-fail_table:
+	free(table->places);
 	pthread_mutex_destroy(&table->lock);
 	free(table);
 fail_fd:
@@ -403,6 +440,7 @@ fail_fd:
 
 void tm_inodes_close(struct tm_inodes *table)
 {
+	tm_inodes_keep(table, 0);
 	/* What the kernel did not forget before it let go of the mount. A child goes before its
 	 * parent, so more than one round may be needed. */
 	for (size_t last = 0; table->count > 1 && table->count != last;) {
@@ -418,6 +456,7 @@ void tm_inodes_close(struct tm_inodes *table)
 	}
 	tm_inode_free(tm_inode_unref_locked(table->root));
 	free(table->buckets);
+	free(table->places);
 	pthread_mutex_destroy(&table->lock);
 	free(table);
 }

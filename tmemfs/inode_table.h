@@ -15,13 +15,17 @@ struct tm_inodes {
 	pthread_mutex_t lock;
 
 	/* Table lock. */
-	struct tm_inode **buckets;
-	size_t bucket_count; /* a power of two */
+	struct tm_inode **buckets; /* by (dev, ino) */
+	struct tm_inode **places;  /* by (parent, name) */
+	size_t bucket_count;       /* of each; a power of two */
 	size_t count;
 	uint64_t next_generation;
 	struct tm_inode *newest, *oldest; /* descriptors that nobody uses now, by last use */
-	unsigned int fd_count;            /* open, unpinned or not, without `keep_fd` */
-	unsigned int kept_count;          /* with `keep_fd` */
+	struct tm_inode *kept_newest, *kept_oldest;
+	size_t kept_inodes, kept_inodes_max;
+	uint64_t name_tick;      /* counts the changes of names */
+	unsigned int fd_count;   /* open, unpinned or not, without `keep_fd` */
+	unsigned int kept_count; /* with `keep_fd` */
 
 	/* File systems met below the root, and whether their handles outlive an inode. */
 	struct {
@@ -64,6 +68,30 @@ int tm_inode_take_fd_locked(struct tm_inode *inode);
 /* Close the longest unused descriptors until `max` are left, at most a few at a time. Takes and
  * leaves the lock itself. True if any was closed. */
 bool tm_inodes_trim(struct tm_inodes *table, unsigned int max);
+
+/* inode_names.c: the hash of places. */
+struct tm_inode **tm_place_bucket(
+	struct tm_inodes *table, const struct tm_inode *parent, const char *name);
+void tm_place_hash_locked(struct tm_inode *inode);
+void tm_place_unhash_locked(struct tm_inode *inode);
+
+/*
+ * Remember where the inode is, seen there at `place_ns` (0: doubtful); without memory, that it is
+ * not known: then only a handle leads to it until the kernel looks again. Returns a parent that
+ * nothing holds any more, to be freed.
+ */
+struct tm_inode *tm_place_set_locked(
+	struct tm_inode *inode, struct tm_inode *parent, const char *name, uint64_t place_ns);
+
+/* The kernel looked the inode up. */
+void tm_inode_count_locked(struct tm_inode *inode);
+
+/* The kernel has forgotten the inode: its reference goes to the list of kept ones, or false. The
+ * caller closes *ret_fd, unless -1, and frees *ret_dead. */
+bool tm_inode_keep_locked(struct tm_inode *inode, int *ret_fd, struct tm_inode **ret_dead);
+
+/* Take the inode off the list; its reference is the caller's. */
+void tm_inode_unkeep_locked(struct tm_inode *inode);
 
 /* Drop a reference; at zero the inode is taken out and returned for tm_inode_free(). */
 struct tm_inode *tm_inode_unref_locked(struct tm_inode *inode);

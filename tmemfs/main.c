@@ -19,8 +19,13 @@
 #include "tmemfs/creds.h"
 #include "tmemfs/fs.h"
 #include "tmemfs/options.h"
+#include "tmemfs/watch.h"
 
 #define WORKERS_MAX 4
+
+/* Of the limit, this part may go on top for inodes that only we remember, and as much for facts. */
+#define KNOWN_PART  64
+#define INODE_BYTES 1024 /* about what one takes, with its name and handle */
 
 /* What one run holds on to. Released in reverse order by serve(). */
 struct run {
@@ -30,6 +35,7 @@ struct run {
 	int root_fd;      /* BACKING; the table's later */
 	int ready_fd;     /* -1, or where the parent waits */
 	struct tm_mount mount;
+	struct tm_watch *watch;
 };
 
 static char libfuse_said[256]; /* its last message, for our own line */
@@ -187,15 +193,27 @@ static void on_inode_free(void *opaque, struct tm_inode *inode)
 
 	if (inode->version.written)
 		tm_cache_invalidate(run->mount.cache, inode);
+	tm_meta_drop(run->mount.meta, inode);
 }
 
 static int open_inodes(struct run *run)
 {
-	int rc = tm_inodes_open(run->root_fd, on_inode_free, run, &run->mount.inodes);
+	uint64_t limit = run->options.limit ? run->options.limit : tm_limit_default();
+	uint64_t known_bytes = TM_MAX(limit / KNOWN_PART, 2 * (uint64_t)TM_FACT_MAX);
+	int rc = -ENOMEM;
 
-	if (rc < 0)
+	run->mount.meta = tm_meta_new(tm_fs_ns(run->mount.attr_timeout), known_bytes);
+	if (run->mount.meta)
+		rc = tm_inodes_open(run->root_fd, on_inode_free, run, &run->mount.inodes);
+	else
+		close(run->root_fd);
+	if (rc < 0) {
 		complain("", run->backing, strerror(-rc));
-	return rc;
+		return rc;
+	}
+	tm_inodes_keep(run->mount.inodes,
+		run->options.inodes < UINT_MAX ? run->options.inodes : known_bytes / INODE_BYTES);
+	return 0;
 }
 
 /* Append to a malloc'ed option string, escaping what libfuse would split at. */
@@ -235,6 +253,18 @@ static struct fuse_session *make_session(struct run *run)
 	free(base);
 	free(all);
 	return session;
+}
+
+/* Without it the mount works all the same. */
+static void start_watch(struct run *run)
+{
+	int rc = tm_watch_start(&run->mount, run->root_fd, &run->watch);
+
+	if (rc < 0)
+		fprintf(stderr,
+			"tmemfs: cannot watch %s: %s; what others change there is seen by %s\n",
+			run->backing, strerror(-rc),
+			run->mount.ask_on_open ? "the next open" : "the end of the timeouts");
 }
 
 /* Names that lead to where we are mounted must not lead back to us. */
@@ -291,12 +321,18 @@ static int serve(struct run *run)
 	know_own_mount(run);
 	rc = tm_notifier_start(session, &run->mount.notifier);
 	if (rc == 0)
+		rc = tm_notifier_start(session, &run->mount.invalidator);
+	if (rc == 0 && run->options.watch)
+		start_watch(run);
+	if (rc == 0)
 		rc = loop(run, session);
 	if (rc < 0)
 		complain("", run->mountpoint, strerror(-rc));
 
 	fuse_session_unmount(session);
+	tm_watch_stop(run->watch);
 	tm_notifier_stop(run->mount.notifier);
+	tm_notifier_stop(run->mount.invalidator);
 	tm_cache_quiesce(run->mount.cache);
 fail_mount:
 	fuse_remove_signal_handlers(session);
@@ -305,6 +341,7 @@ fail_signals:
 fail_session:
 	tm_inodes_close(run->mount.inodes);
 fail_inodes:
+	tm_meta_free(run->mount.meta);
 	tm_cache_close(run->mount.cache);
 	return rc;
 }
@@ -338,6 +375,9 @@ int main(int argc, char **argv)
 		fuse_set_log_func(keep_message);
 	run.mount.attr_timeout = run.options.attr_timeout;
 	run.mount.entry_timeout = run.options.entry_timeout;
+	run.mount.negative_timeout = run.options.negative_timeout;
+	run.mount.ask_on_open = run.options.ask_on_open;
+	pthread_mutex_init(&run.mount.volume.lock, NULL);
 	run.mount.acl = geteuid() == 0;
 	run.mount.on_ready = on_ready;
 	run.mount.opaque = &run;

@@ -11,11 +11,13 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct job {
 	struct job *next;
 	fuse_ino_t ino;
 	off_t from; /* < 0: attributes only */
+	char *name; /* NULL, or: this name in `ino`, instead */
 
 	/* NULL: nothing to answer */
 	fuse_req_t req;
@@ -36,12 +38,27 @@ struct tm_notifier {
 	bool stopping;
 };
 
+/* To be looked up again; older kernels can only drop it, which also hides directories from those
+ * who stand in them. */
+static void tell_name(struct fuse_session *session, fuse_ino_t parent, const char *name)
+{
+	size_t len = strlen(name);
+
+	if (fuse_lowlevel_notify_expire_entry(session, parent, name, len, FUSE_LL_EXPIRE_ONLY) ==
+		-ENOSYS)
+		fuse_lowlevel_notify_inval_entry(session, parent, name, len);
+}
+
 static void job_run(struct tm_notifier *notifier, struct job *job)
 {
 	/* -ENOENT: the kernel has forgotten it, which is as good. */
-	fuse_lowlevel_notify_inval_inode(notifier->session, job->ino, job->from, 0);
+	if (job->name)
+		tell_name(notifier->session, job->ino, job->name);
+	else
+		fuse_lowlevel_notify_inval_inode(notifier->session, job->ino, job->from, 0);
 	if (job->req)
 		job->opened(job->opened_arg, fuse_reply_open(job->req, &job->fi));
+	free(job->name);
 	free(job);
 }
 
@@ -97,14 +114,35 @@ void tm_notify_open(struct tm_notifier *notifier, fuse_req_t req, fuse_ino_t ino
 	job_add(notifier, job);
 }
 
-void tm_notify_pages(struct tm_notifier *notifier, fuse_ino_t ino)
+/* Without memory nothing is told: the next open sees to the pages, the timeouts to the rest. */
+static void tell(struct tm_notifier *notifier, fuse_ino_t ino, off_t from, const char *name)
 {
 	struct job *job = calloc(1, sizeof(*job));
 
 	if (!job)
-		return; /* the next open drops them */
+		return;
 	job->ino = ino;
-	job_add(notifier, job);
+	job->from = from;
+	job->name = name ? strdup(name) : NULL;
+	if (name && !job->name)
+		free(job);
+	else
+		job_add(notifier, job);
+}
+
+void tm_notify_pages(struct tm_notifier *notifier, fuse_ino_t ino)
+{
+	tell(notifier, ino, 0, NULL);
+}
+
+void tm_notify_attributes(struct tm_notifier *notifier, fuse_ino_t ino)
+{
+	tell(notifier, ino, -1, NULL);
+}
+
+void tm_notify_name(struct tm_notifier *notifier, fuse_ino_t parent, const char *name)
+{
+	tell(notifier, parent, 0, name);
 }
 
 int tm_notifier_start(struct fuse_session *session, struct tm_notifier **ret_notifier)

@@ -4,7 +4,8 @@
  *
  * A notification sent by a thread that serves requests, or with a lock held, can wait for a page
  * whose read waits for that very thread: the mount hangs. So one thread of its own, without any
- * lock, does it.
+ * lock, does it. A mount has two: dropping pages waits for reads of them, and a backing that hangs
+ * in one must not keep the opens of other files waiting.
  */
 #ifndef TMEMFS_NOTIFY_H
 #define TMEMFS_NOTIFY_H
@@ -29,5 +30,11 @@ void tm_notify_open(struct tm_notifier *notifier, fuse_req_t req, fuse_ino_t ino
 
 /* Make the kernel drop the pages and attributes of `ino`, soon. */
 void tm_notify_pages(struct tm_notifier *notifier, fuse_ino_t ino);
+
+/* Only the attributes. */
+void tm_notify_attributes(struct tm_notifier *notifier, fuse_ino_t ino);
+
+/* Make the kernel look `name` in `parent` up again. */
+void tm_notify_name(struct tm_notifier *notifier, fuse_ino_t parent, const char *name);
 
 #endif

@@ -11,6 +11,7 @@
 #include <fuse_lowlevel.h>
 #include <getopt.h>
 #include <libgen.h>
+#include <limits.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -26,15 +27,20 @@
 #define THREADS     16
 #define THREADS_MAX 1024
 #define TIMEOUT     1.0
+#define FOREVER     1e9 /* seconds */
+#define INODES_MAX  100000000
 
 enum kind {
 	KIND_IGNORED,
 	KIND_PASSED,      /* to libfuse, as it is */
 	KIND_PASSED_ROOT, /* the same, but only root may ask for it */
 	KIND_OFF,         /* bool, becomes false */
+	KIND_ON,          /* bool, becomes true */
 	KIND_SIZE,        /* uint64_t */
 	KIND_NUMBER,      /* unsigned int, at most `max` */
 	KIND_SECONDS,     /* double */
+	KIND_ACTIMEO,     /* all three timeouts */
+	KIND_CONSISTENCY, /* the timeouts, and whether an open asks */
 	KIND_TEXT,        /* const char * */
 };
 
@@ -55,10 +61,18 @@ static const struct row rows[] = {
 		"cache in pages of 4 KiB << N (default 2: 16 KiB)"},
 	{"queue", KIND_SIZE, FIELD(queue), TM_PAGE_SIZE, QUEUE_MAX, "SIZE",
 		"most data that waits to be cached (default 16M)"},
+	{"consistency", KIND_CONSISTENCY, 0, 0, 0, "open|ttl=SECS|immutable",
+		"when the backing is asked if a file has changed (default open)"},
+	{"actimeo", KIND_ACTIMEO, 0, 0, 0, "SECS", "the three timeouts below at once"},
 	{"attr_timeout", KIND_SECONDS, FIELD(attr_timeout), 0, 0, "SECS",
-		"how long the kernel trusts attributes (default 1)"},
+		"how long attributes are trusted (default 1)"},
 	{"entry_timeout", KIND_SECONDS, FIELD(entry_timeout), 0, 0, "SECS",
-		"how long the kernel trusts names (default 1)"},
+		"how long names are trusted (default 1)"},
+	{"negative_timeout", KIND_SECONDS, FIELD(negative_timeout), 0, 0, "SECS",
+		"how long the absence of a name is trusted (default 0)"},
+	{"watch", KIND_ON, FIELD(watch), 0, 0, "", "see at once what others change in BACKING"},
+	{"inodes", KIND_NUMBER, FIELD(inodes), 0, INODES_MAX, "N",
+		"most files to remember that the kernel has forgotten"},
 	{"threads", KIND_NUMBER, FIELD(threads), 1, THREADS_MAX, "N",
 		"most requests served at once (default 16)"},
 	{"name", KIND_TEXT, FIELD(name), 0, 0, "NAME",
@@ -113,13 +127,14 @@ static void help(void)
 	       "  -V, --version    versions\n"
 	       "\n");
 	for (size_t i = 0; i < TM_ARRAY_SIZE(rows); i++) {
-		char name[32];
+		char name[48];
 
 		if (!rows[i].help)
 			continue;
 		snprintf(name, sizeof(name), "%s%s%s", rows[i].name, *rows[i].value ? "=" : "",
 			rows[i].value);
-		printf("  -o %-20s %s\n", name, rows[i].help);
+		printf("  -o %-20s%s%s\n", name,
+			strlen(name) > 20 ? "\n                           " : " ", rows[i].help);
 	}
 	printf("\nOptions that mount(8) passes for itself (nofail, user, x-..., and so on) are "
 	       "ignored.\n");
@@ -157,6 +172,40 @@ static int pass_on(struct tm_fs_options *options, const char *word)
 	return 0;
 }
 
+static int parse_seconds(const char *value, double *ret_seconds)
+{
+	char *end;
+	double seconds = strtod(value, &end);
+
+	if (!*value || *end || !isfinite(seconds) || seconds < 0 || seconds > FOREVER)
+		return -EINVAL;
+	*ret_seconds = seconds;
+	return 0;
+}
+
+static void set_timeouts(struct tm_fs_options *options, double seconds)
+{
+	options->attr_timeout = options->entry_timeout = options->negative_timeout = seconds;
+}
+
+static int set_consistency(struct tm_fs_options *options, const char *value)
+{
+	double seconds;
+
+	if (strcmp(value, "open") == 0) {
+		options->ask_on_open = true;
+	} else if (strcmp(value, "immutable") == 0) {
+		options->ask_on_open = false;
+		set_timeouts(options, FOREVER);
+	} else if (strncmp(value, "ttl=", 4) == 0 && parse_seconds(value + 4, &seconds) == 0) {
+		options->ask_on_open = false;
+		set_timeouts(options, seconds);
+	} else {
+		return -EINVAL;
+	}
+	return 0;
+}
+
 /* 0, or -EINVAL, or -ENOMEM. */
 static int set_value(struct tm_fs_options *options, const struct row *row, const char *value)
 {
@@ -181,11 +230,14 @@ static int set_value(struct tm_fs_options *options, const struct row *row, const
 		*(unsigned int *)field = (unsigned int)number;
 		return 0;
 	case KIND_SECONDS:
-		seconds = strtod(value, &end);
-		if (*end || !isfinite(seconds) || seconds < 0 || seconds > 1e9)
+		return parse_seconds(value, field);
+	case KIND_ACTIMEO:
+		if (parse_seconds(value, &seconds) < 0)
 			return -EINVAL;
-		*(double *)field = seconds;
+		set_timeouts(options, seconds);
 		return 0;
+	case KIND_CONSISTENCY:
+		return set_consistency(options, value);
 	default:
 		*(char **)field = strdup(value);
 		return *(char **)field ? 0 : -ENOMEM;
@@ -211,10 +263,11 @@ static enum tm_parsed parse_option(struct tm_fs_options *options, char *word)
 	case KIND_PASSED:
 	case KIND_PASSED_ROOT:
 	case KIND_OFF:
+	case KIND_ON:
 		if (value)
 			return usage("option takes no value:", whole);
-		if (row->kind == KIND_OFF)
-			*(bool *)((char *)options + row->offset) = false;
+		if (row->kind == KIND_OFF || row->kind == KIND_ON)
+			*(bool *)((char *)options + row->offset) = row->kind == KIND_ON;
 		else if (row->kind == KIND_PASSED || geteuid() == 0)
 			rc = pass_on(options, word);
 		break;
@@ -294,6 +347,8 @@ enum tm_parsed tm_fs_options_parse(int argc, char **argv, struct tm_fs_options *
 		.threads = THREADS,
 		.attr_timeout = TIMEOUT,
 		.entry_timeout = TIMEOUT,
+		.ask_on_open = true,
+		.inodes = UINT_MAX,
 		.subtype = true,
 		.mount_options = strdup(""),
 	};

@@ -22,6 +22,10 @@ struct tm_fs_options {
 	unsigned int threads;
 	double attr_timeout;
 	double entry_timeout;
+	double negative_timeout;
+	unsigned int inodes; /* UINT_MAX: from `limit` */
+	bool ask_on_open;
+	bool watch;
 	bool foreground;
 	bool debug;
 	bool subtype;

@@ -89,7 +89,8 @@ bool tm_putq_add(struct tm_putq *queue, struct tm_inode *inode, uint64_t epoch, 
 	put->inode = tm_inode_ref(inode);
 	put->epoch = epoch;
 	put->index = index;
-	memcpy(put->page, page, queue->page_size);
+	memcpy(queue->pages + (size_t)(put - queue->slot) * queue->page_size, page,
+		queue->page_size);
 
 	pthread_mutex_lock(&queue->lock);
 	queue->waiting[(queue->head + queue->count++) % queue->slots] = put;

@@ -19,7 +19,7 @@ struct tm_put {
 	struct tm_inode *inode; /* referenced by the queue while it holds the put */
 	uint64_t epoch;         /* the inode's when the page was read */
 	uint32_t index;
-	void *page; /* the queue's copy */
+	const void *page;
 };
 
 /* `work` is called by the threads, one put at a time each. 0; -ENOMEM; -EAGAIN no thread. */

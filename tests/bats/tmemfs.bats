@@ -4,37 +4,7 @@
 # tmemfs: the mount shows what is below it, byte for byte, whatever is done to either.
 
 load helpers
-
-test_setup() {
-	[ "$(id -u)" -eq 0 ] || skip "mounting needs root"
-	[ -c /dev/fuse ] || skip "no /dev/fuse"
-	BACK=$T/back MNT=$T/mnt
-	mkdir "$BACK" "$MNT"
-}
-
-# mounted DIR: it is a mount point now.
-mounted() { findmnt -n -M "$1" >/dev/null; }
-
-# mnt [OPTION...]: tmemfs over $BACK at $MNT, no host.
-mnt() {
-	tmemfs -S none "$@" "$BACK" "$MNT" 3>&-
-	defer "umount -l '$MNT'"
-}
-
-# slow SOURCE [OPTIONS]: slowfs over it at $T/slow, which becomes $BACK.
-slow() {
-	mkdir -p "$T/slow"
-	"$B/bench/slowfs" -o "${2:-delay_us=0}" "$1" "$T/slow" 3>&-
-	defer "umount -l '$T/slow'"
-	BACK=$T/slow
-}
-
-slow_reads() { getfattr --only-values -n user.slowfs.reads "$T/slow" 2>/dev/null; }
-
-drop_caches() {
-	sync
-	echo 3 >/proc/sys/vm/drop_caches
-}
+load mount
 
 # tree DIR: fill it with one of everything.
 tree() {
@@ -71,15 +41,6 @@ sums() (
 
 same_tree() { # A B
 	diff <(sums "$1") <(sums "$2")
-}
-
-# warm_reads_nothing COMMAND...: once the kernel has dropped its cache, it reads nothing of slowfs.
-warm_reads_nothing() {
-	local before
-	drop_caches
-	before=$(slow_reads)
-	"$@"
-	[ "$(slow_reads)" -eq "$before" ]
 }
 
 # --- the whole tree ---------------------------------------------------------------------------
