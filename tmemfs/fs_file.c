@@ -84,6 +84,16 @@ static void fill_info(struct fuse_file_info *fi, struct tm_file *file, enum tm_v
 	fi->noflush = (file->flags & O_ACCMODE) == O_RDONLY;
 }
 
+/* A descriptor of the file, emptied if the flags say so; or -errno. Who empties it, and may not keep
+ * its set-user-id bit, is the caller. */
+static int open_as_asked(fuse_req_t req, struct tm_inode *inode, int flags)
+{
+	TM_AUTO_CREDS struct tm_creds creds = {false};
+	int rc = flags & O_TRUNC ? tm_creds_enter(req, &creds) : 0;
+
+	return rc < 0 ? rc : tm_inode_reopen(inode, flags);
+}
+
 void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct tm_mount *mount = tm_mount_of(req);
@@ -95,7 +105,7 @@ void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 	if (truncates)
 		tm_cache_change_begin(mount->cache, inode, 0, TM_WHOLE_FILE);
-	fd = tm_inode_reopen(inode, fi->flags & FLAGS_PASSED & ~O_EXCL);
+	fd = open_as_asked(req, inode, fi->flags & FLAGS_PASSED & ~O_EXCL);
 	if (truncates)
 		tm_cache_change_end(mount->cache, inode, 0, fd < 0);
 	if (fd < 0) {
