@@ -32,7 +32,7 @@ CORE_SRC   := $(wildcard core/*.c)
 UNIT_SRC   := $(wildcard tests/unit/test_*.c)
 BENCH_SRC  := $(wildcard bench/*.c)
 HELPER_SRC := $(filter-out %/faultio.c,$(wildcard tests/helpers/*.c))
-TORTURE    := $(addprefix $(B)/tests/,fileops)
+TORTURE    := $(addprefix $(B)/tests/,fileops treeops)
 
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
@@ -93,6 +93,7 @@ $(B)/tests/%: $(B)/obj/tests/helpers/%.o $(B)/libtmem.a
 $(B)/tests/%: $(B)/obj/tests/torture/%.o
 	$(call say,LINK,$@)$(CC) $(ALL_CFLAGS) -o $@ $^
 $(B)/tests/fileops: $(B)/obj/tests/torture/fileops_ops.o
+$(B)/tests/treeops: $(addprefix $(B)/obj/tests/torture/,treeops_ops.o treeops_compare.o)
 $(B)/tests/faultio.so: $(B)/obj/tests/helpers/faultio.o
 	$(call link,-shared)
 $(B)/bench/%: $(B)/obj/bench/%.o $(B)/libtmem.a
