@@ -32,6 +32,7 @@ CORE_SRC   := $(wildcard core/*.c)
 UNIT_SRC   := $(wildcard tests/unit/test_*.c)
 BENCH_SRC  := $(wildcard bench/*.c)
 HELPER_SRC := $(filter-out %/faultio.c,$(wildcard tests/helpers/*.c))
+TORTURE    := $(addprefix $(B)/tests/,fileops treeops)
 
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
@@ -46,7 +47,8 @@ PROGRAMS := $(if $(TMEMD_OBJ),$(B)/tmemd) $(if $(wildcard tools/tmemctl/*.c),$(B
 	$(if $(wildcard tools/tmemstat/*.c),$(B)/tmemstat) $(if $(KEEP_OBJ),$(B)/nbd-keep) $(if $(FS_OBJ),$(B)/tmemfs) \
 	$(if $(PLUGIN_OBJ),$(B)/nbdkit-tmem-plugin.so)
 UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
-HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(B)/tests/faultio.so
+HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(B)/tests/faultio.so \
+	$(TORTURE)
 BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
 .PHONY: all help deps demo check check-built check-long check-vm-qemu bench bench-nbd bench-host bench-system bench-trace asan tsan ubsan lint format install uninstall clean tests
@@ -89,6 +91,10 @@ $(B)/tests/test_fallback: $(addprefix $(B)/obj/nbd-plugin/,fallback.o state.o cr
 $(B)/tests/test_device: $(filter-out %/plugin.o %/exports.o %/resident.o %/lastresort.o,$(PLUGIN_OBJ))
 $(B)/tests/%: $(B)/obj/tests/helpers/%.o $(B)/libtmem.a
 	$(call link)
+$(B)/tests/%: $(B)/obj/tests/torture/%.o
+	$(call say,LINK,$@)$(CC) $(ALL_CFLAGS) -o $@ $^
+$(B)/tests/fileops: $(B)/obj/tests/torture/fileops_ops.o
+$(B)/tests/treeops: $(addprefix $(B)/obj/tests/torture/,treeops_ops.o treeops_compare.o)
 $(B)/tests/faultio.so: $(B)/obj/tests/helpers/faultio.o
 	$(call link,-shared)
 $(B)/bench/host: $(addprefix $(B)/obj/tools/tmemd/,machine.o cgroup.o)

@@ -133,6 +133,16 @@ static void fill_info(struct fuse_file_info *fi, struct tm_file *file, enum tm_v
 	fi->noflush = (file->flags & O_ACCMODE) == O_RDONLY;
 }
 
+/* A descriptor of the file, emptied if the flags say so; or -errno. Who empties it, and may not
+ * keep its set-user-id bit, is the caller. */
+static int open_as_asked(fuse_req_t req, struct tm_inode *inode, int flags)
+{
+	TM_AUTO_CREDS struct tm_creds creds = {false};
+	int rc = flags & O_TRUNC ? tm_creds_enter(req, &creds) : 0;
+
+	return rc < 0 ? rc : tm_inode_reopen(inode, flags);
+}
+
 /*
  * Open for reading what is cached, without opening it below: what is known of it decides, or else
  * one stat that asks the server itself. 0 and a file, or NULL if it must be opened after all.
@@ -168,9 +178,10 @@ static int open_from_memory(
 	return 0;
 }
 
-static int open_below(struct tm_mount *mount, struct tm_inode *inode, int flags,
-	struct tm_file **ret_file, enum tm_verdict *ret_verdict)
+static int open_below(fuse_req_t req, struct tm_inode *inode, int flags, struct tm_file **ret_file,
+	enum tm_verdict *ret_verdict)
 {
+	struct tm_mount *mount = tm_mount_of(req);
 	bool truncates = flags & O_TRUNC;
 	struct tm_file *file;
 	int fd, rc;
@@ -179,7 +190,7 @@ static int open_below(struct tm_mount *mount, struct tm_inode *inode, int flags,
 		tm_meta_change_begin(mount->meta, inode);
 		tm_cache_change_begin(mount->cache, inode, 0, TM_WHOLE_FILE);
 	}
-	fd = tm_inode_reopen(inode, flags & FLAGS_PASSED & ~O_EXCL);
+	fd = open_as_asked(req, inode, flags & FLAGS_PASSED & ~O_EXCL);
 	if (truncates) {
 		tm_cache_change_end(mount->cache, inode, 0, fd < 0);
 		tm_meta_change_end(mount->meta, inode);
@@ -212,7 +223,7 @@ void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	if ((fi->flags & (O_ACCMODE | O_TRUNC)) == O_RDONLY && atomic_load(&inode->filled))
 		rc = open_from_memory(mount, inode, fi->flags, &file);
 	if (rc == 0 && !file)
-		rc = open_below(mount, inode, fi->flags, &file, &verdict);
+		rc = open_below(req, inode, fi->flags, &file, &verdict);
 	if (rc < 0) {
 		if (rc == -ESTALE)
 			tm_fs_doubt(mount, inode);
