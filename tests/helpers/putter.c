@@ -75,7 +75,7 @@ int main(int argc, char **argv)
 		.type = "test",
 		.store_fd = -1,
 		.state_fd = -1,
-		.ops = {on_release, on_shrink, on_destroy, NULL}};
+		.ops = {.release = on_release, .shrink = on_shrink, .destroy = on_destroy}};
 	struct tm_store_params params = {.limit = 1ull << 30, .keeper = true};
 	struct tm_pool_params pool = {.name = "puts", .flags = tm_pool_flags(0, 0)};
 	uint64_t puts = 0, refused = 0, over = 0, stop_at = UINT64_MAX, rate = 0, start, page[512];
