@@ -76,7 +76,7 @@ near() {
 	is capped cap_bytes 20000000
 	is other weight 1
 	below 20000000
-	[ "$(ended "$capped" capped over_grant)" = 0 ]
+	[ "$(ended "$capped" capped over_cap)" = 0 ]
 }
 
 @test "persistent demand goes before ephemeral pages" {
