@@ -64,8 +64,8 @@ static inline uint64_t next_random(uint64_t *r)
 	return *r;
 }
 
-/* Whether it could or not: says why, and ends. */
-static inline int die(const char *what, int err)
+/* Say why, and end. */
+static inline _Noreturn void die(const char *what, int err)
 {
 	fprintf(stderr, "bench: %s: %s\n", what, strerror(err));
 	exit(1);

@@ -93,14 +93,17 @@ static void recover(const struct corpus *c, struct bench_store *dead)
 	double start;
 	int fd, rc = tm_ledger_create(&params.ledger, &fd);
 
+	if (rc < 0)
+		die("ledger", -rc);
 	start = wall_seconds();
-	if (rc == 0)
-		rc = tm_store_recover(&params, dup(tm_store_fd(dead->store)), false, &s);
+	rc = tm_store_recover(&params, dup(tm_store_fd(dead->store)), false, &s);
 	if (rc < 0)
 		die("recover", -rc);
 	sample(c->name, "recovery s/GiB", "tmem",
 		(wall_seconds() - start) * 1073741824.0 / (double)dead->ledger->used_bytes);
 	tm_store_destroy(s); /* empties the mapping for both */
+	tm_ledger_unmap(params.ledger);
+	close(fd);
 }
 
 /* Wait until nothing was packed or moved for a second, then let the reserve go. */
