@@ -2,10 +2,10 @@
 /*
  * test_linear.c - calls on one handle have some serial order
  *
- * Threads work on a few handles at once and note, for each call, when it began and ended and what it
- * said. Then a search tries to put the calls of each handle in one order that a single thread could have
- * made: no call before one that had ended when it began, each answer right for what the calls before it
- * left. Meanwhile pages are evicted, cleaned and recompressed.
+ * Threads work on a few handles at once and note, for each call, when it began and ended and what
+ * it said. Then a search tries to put the calls of each handle in one order that a single thread
+ * could have made: no call before one that had ended when it began, each answer right for what the
+ * calls before it left. Meanwhile pages are evicted, cleaned and recompressed.
  */
 #include "tests/unit/pages.h"
 
@@ -120,7 +120,8 @@ static void *work(void *arg)
 }
 
 /* Could the call give its answer when the handle holds `before`, and what does it hold then? */
-static bool is_right(const struct round *r, const struct call *c, uint64_t before, uint64_t *ret_after)
+static bool is_right(
+	const struct round *r, const struct call *c, uint64_t before, uint64_t *ret_after)
 {
 	*ret_after = before;
 	if (c->rc == -ENOENT || (c->rc == 0 && c->kind == FLUSH)) {
@@ -141,17 +142,16 @@ static bool is_right(const struct round *r, const struct call *c, uint64_t befor
 }
 
 /* The thread's next call on the handle from `at` on. */
-static int skip(const struct round *r, unsigned int thread, int at, unsigned int handle)
+static int call_on(const struct round *r, unsigned int thread, int at, unsigned int handle)
 {
 	while (at < CALLS && r->calls[thread][at].handle != handle)
 		at++;
 	return at;
 }
 
-/* Is there an order of what is left of each thread's calls, from next[] on? *ret_last is what the
- * handle holds after it. */
-static bool search(const struct round *r, unsigned int handle, const int next[THREADS], uint64_t holds,
-	uint64_t *ret_last)
+/* Is there an order of what is left of each thread's calls, from next[] on? */
+static bool search(
+	const struct round *r, unsigned int handle, const int next[THREADS], uint64_t holds)
 {
 	uint64_t first_end = UINT64_MAX, after;
 	int then[THREADS];
@@ -169,23 +169,20 @@ static bool search(const struct round *r, unsigned int handle, const int next[TH
 		if (c->began > first_end || !is_right(r, c, holds, &after))
 			continue;
 		memcpy(then, next, sizeof(then));
-		then[t] = skip(r, t, next[t] + 1, handle);
-		if (search(r, handle, then, after, ret_last))
+		then[t] = call_on(r, t, next[t] + 1, handle);
+		if (search(r, handle, then, after))
 			return true;
 	}
-	if (!any)
-		*ret_last = holds;
 	return !any;
 }
 
 static bool has_order(const struct round *r, unsigned int handle)
 {
-	uint64_t last;
 	int next[THREADS];
 
 	for (unsigned int t = 0; t < THREADS; t++)
-		next[t] = skip(r, t, 0, handle);
-	return search(r, handle, next, 0, &last);
+		next[t] = call_on(r, t, 0, handle);
+	return search(r, handle, next, 0);
 }
 
 static void print_history(const struct round *r, unsigned int handle)
@@ -195,14 +192,17 @@ static void print_history(const struct round *r, unsigned int handle)
 			const struct call *c = &r->calls[t][i];
 
 			if (c->handle == handle)
-				print_error("thread %u: %llu-%llu kind %d value %llu got %llu rc %d\n", t,
-					(unsigned long long)c->began, (unsigned long long)c->ended,
-					c->kind, (unsigned long long)c->value,
-					(unsigned long long)c->got, c->rc);
+				print_error(
+					"thread %u: %llu-%llu kind %d value %llu got %llu rc %d\n",
+					t, (unsigned long long)c->began,
+					(unsigned long long)c->ended, c->kind,
+					(unsigned long long)c->value, (unsigned long long)c->got,
+					c->rc);
 		}
 }
 
-/* Pages of another object come and go, so that there is something to evict, clean and recompress. */
+/* Pages of another object come and go, so that there is something to evict, clean and recompress.
+ */
 static void make_turmoil(struct round *r, uint64_t *random)
 {
 	uint64_t page[TM_PAGE_SIZE / 8];
