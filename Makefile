@@ -51,7 +51,7 @@ HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(B)/tests/
 	$(TORTURE)
 BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
-.PHONY: all help deps demo check check-built check-long check-vm-qemu bench bench-nbd bench-host bench-system bench-trace asan tsan ubsan lint format install uninstall clean tests
+.PHONY: all help deps demo check check-built check-long check-vm-qemu bench bench-store bench-nbd bench-host bench-system bench-trace asan tsan ubsan lint format install uninstall clean tests
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -146,9 +146,14 @@ check-built: tests
 	$(Q)tests/run
 
 bench: ## measure us beside the peers, in one run
-	$(Q)$(MAKE) --no-print-directory deps PEERS=bindfs
+	$(Q)$(MAKE) --no-print-directory deps PEERS='bindfs sqlite3'
 	$(Q)$(MAKE) --no-print-directory tests
 	$(Q)bench/run
+
+bench-store: ## the store alone, beside the bare codec and zram: ROUNDS=3 MEGABYTES=512 (at most 10 minutes)
+	$(Q)$(MAKE) --no-print-directory deps PEERS=sqlite3
+	$(Q)$(MAKE) --no-print-directory $(B)/bench/store $(B)/bench/storeload $(B)/bench/heapdump
+	$(Q)bench/bench-store
 
 bench-nbd: ## the swap device alone, beside nbdkit's memory and zram: ROUNDS=5 SECONDS_EACH=2
 	$(Q)$(MAKE) --no-print-directory deps

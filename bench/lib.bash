@@ -50,6 +50,33 @@ json() {
 		'reduce (inputs / "\t") as $m ({date: $date}; .[$m[0]][$m[1]] = ($m[2] | tonumber))' >"$1"
 }
 
+# bars FILE TITLE PATTERN: the medians whose WHAT ends in PATTERN as an SVG, a group of bars for each WHAT.
+bars() {
+	medians | awk -F '\t' -v title="$2" -v pattern="$3" '
+		function text(x, y, size, s) {
+			gsub(/&/, "\\&amp;", s); gsub(/</, "\\&lt;", s)
+			body = body sprintf("<text x=\"%d\" y=\"%d\" font-size=\"%d\">%s</text>\n", x, y, size, s)
+		}
+		$1 ~ pattern "$" {
+			if ($1 != last) { y += 14; text(10, y + 14, 13, $1); y += 22; last = $1 }
+			what[++n] = $1; who[n] = $2; value[n] = $3; at[n] = y; y += 20
+			if ($3 > most) most = $3
+		}
+		BEGIN { y = 34; split("#4c72b0 #dd8452 #55a868 #c44e52 #8172b3", colour, " ") }
+		END {
+			text(10, 22, 16, title)
+			for (i = 1; i <= n; i++) {
+				c = what[i] == what[i - 1] ? c % 5 + 1 : 1
+				w = most ? 420 * value[i] / most : 0
+				text(24, at[i] + 12, 12, who[i])
+				body = body sprintf("<rect x=\"140\" y=\"%d\" width=\"%.1f\" height=\"15\" fill=\"%s\"/>\n", at[i], w, colour[c])
+				text(146 + w, at[i] + 12, 12, sprintf("%.4g", value[i]))
+			}
+			printf "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"640\" height=\"%d\" font-family=\"sans-serif\">\n", y + 16
+			printf "<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n%s</svg>\n", body
+		}' >"$1"
+}
+
 # median WHAT WHO
 median() { medians | awk -F '\t' -v what="$1" -v who="$2" '$1 == what && $2 == who { print $3 }'; }
 

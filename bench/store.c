@@ -1,246 +1,241 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * store.c - what a page costs in the store, beside the bare codec
+ * store.c - what a page costs in the store, beside the bare codec and beside zram
  *
- * store [-n MEGABYTES] FILE...
+ * store tmem FILE MEGABYTES ORDER    pages of 4 KiB << ORDER: CPU of put and get, bytes; then
+ * recompressed store zram FILE MEGABYTES DEVICE   the same 4 KiB pages, in the same order, through
+ * a zram device
  *
- * Cuts the files into 4 KiB pages, then in interleaved rounds on the same pages in the same random
- * order: codec   LZ4 compression (decompression) into a hot buffer, plus one cold 4 KiB copy store
- * put into (get from) a persistent pool Prints medians of CPU time per page, their ratio, and the
- * bytes of memory a page takes, everything counted. One thread; CPU time of the whole process.
+ * One thread; CPU time of the whole process, in random order, so pages are cold. The bare codec is
+ * LZ4 into a hot buffer and one cold copy. Bytes are of RAM, everything counted: for us what the
+ * ledger says is used, without the few MiB of the reserve, which do not grow with the pages; for
+ * zram its own mem_used.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <lz4.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 
-#include "core/store.h"
-#include "core/util.h"
+#include "bench/pages.h"
 
-#define ROUNDS 5
-#define PAGE   4096u
-
-struct corpus {
-	uint8_t *pages;
-	uint32_t *order; /* a random permutation */
-	uint32_t count;
-};
-
-static double cpu_seconds(void)
+static void run_codec(const struct corpus *c)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static void add_file(struct corpus *c, uint32_t max, const char *path)
-{
-	TM_AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = 1;
-
-	while (fd >= 0 && c->count < max && n > 0) {
-		uint8_t *page = c->pages + (size_t)c->count * PAGE;
-		uint32_t got = 0;
-
-		while (got < PAGE && (n = read(fd, page + got, PAGE - got)) > 0)
-			got += (uint32_t)n;
-		memset(page + got, 0, PAGE - got);
-		c->count += got > 0;
-	}
-}
-
-static void shuffle(struct corpus *c)
-{
-	uint64_t r = 88172645463325252u;
-
-	for (uint32_t i = 0; i < c->count; i++)
-		c->order[i] = i;
-	for (uint32_t i = c->count; i > 1; i--) {
-		uint32_t j, t;
-
-		r ^= r << 13, r ^= r >> 7, r ^= r << 17;
-		j = (uint32_t)(r % i);
-		t = c->order[i - 1], c->order[i - 1] = c->order[j], c->order[j] = t;
-	}
-}
-
-/* Seconds of CPU (recover: of wall time) for each thing measured in one round. */
-struct round {
-	double codec_put, store_put, codec_get, store_get, recover;
-};
-
-static uint64_t codec_bytes;
-
-static void run_codec(const struct corpus *c, struct round *r)
-{
-	static uint8_t copy[PAGE], out[PAGE * 2], back[PAGE];
-	uint8_t *packed = malloc((size_t)c->count * PAGE);
+	uint8_t *packed = malloc((size_t)c->count * c->bytes);
 	uint32_t *sizes = calloc(c->count, sizeof(*sizes));
+	static uint8_t copy[65536], out[65536 * 2];
 	uint64_t total = 0;
 	double start;
 
-	memset(packed, 1, (size_t)c->count * PAGE);
+	memset(packed, 1, (size_t)c->count * c->bytes);
 	start = cpu_seconds();
 	for (uint32_t i = 0; i < c->count; i++) {
 		uint32_t n = c->order[i];
 
-		memcpy(copy, c->pages + (size_t)n * PAGE, PAGE);
+		memcpy(copy, corpus_page(c, n), c->bytes);
 		sizes[n] = (uint32_t)LZ4_compress_default(
-			(char *)copy, (char *)out, PAGE, sizeof(out));
-		sizes[n] = TM_MIN(sizes[n], PAGE);
-		memcpy(packed + (size_t)n * PAGE, out, sizes[n]);
+			(char *)copy, (char *)out, (int)c->bytes, sizeof(out));
+		sizes[n] = TM_MIN(sizes[n], c->bytes);
+		memcpy(packed + (size_t)n * c->bytes, out, sizes[n]);
 		total += sizes[n];
 	}
-	r->codec_put = cpu_seconds() - start;
-	codec_bytes = total;
+	sample(c->name, "put us", "codec+copy", (cpu_seconds() - start) * 1e6 / c->count);
+	sample(c->name, "bytes/page", "lz4", (double)total / c->count);
 
 	start = cpu_seconds();
 	for (uint32_t i = 0; i < c->count; i++) {
 		uint32_t n = c->order[(i + c->count / 2) % c->count];
 
-		if (LZ4_decompress_safe((char *)packed + (size_t)n * PAGE, (char *)back,
-			    (int)sizes[n], PAGE) < 0)
-			memcpy(back, packed + (size_t)n * PAGE, PAGE); /* stored raw */
-		memcpy(copy, back, PAGE);
+		if (LZ4_decompress_safe((char *)packed + (size_t)n * c->bytes, (char *)out,
+			    (int)sizes[n], (int)c->bytes) < 0)
+			memcpy(out, packed + (size_t)n * c->bytes, c->bytes); /* stored raw */
+		memcpy(copy, out, c->bytes);
 	}
-	r->codec_get = cpu_seconds() - start;
+	sample(c->name, "get us", "codec+copy", (cpu_seconds() - start) * 1e6 / c->count);
 	free(packed);
 	free(sizes);
 }
 
-/* The first store is left as a dead process would leave it: its mapping is emptied by the second.
- */
-static int run_recover(
-	struct tm_store *dead, uint64_t limit, uint32_t segment_bytes, struct round *r)
+static void get_all(const struct corpus *c, struct bench_store *b, const char *who)
 {
-	struct tm_store_params params = {.limit = limit, .segment_bytes = segment_bytes};
+	const struct tm_oid oid = {{0, 0, 0}};
+	static uint8_t back[65536];
+	double start = cpu_seconds();
+	int rc = 0;
+
+	for (uint32_t i = 0; rc == 0 && i < c->count; i++)
+		rc = tm_store_get(b->store, 0, &oid, c->order[(i + c->count / 2) % c->count], back);
+	if (rc < 0)
+		die("get", -rc);
+	sample(c->name, "get us", who, (cpu_seconds() - start) * 1e6 / c->count);
+}
+
+static void same_filled(struct bench_store *b, const struct corpus *c)
+{
+	const struct tm_oid oid = {{1, 0, 0}};
+	static uint64_t page[8192];
+	double start = cpu_seconds();
+	uint32_t n = 100000;
+
+	for (uint32_t i = 0; i < n; i++)
+		tm_store_put(b->store, 0, &oid, i, page);
+	sample(c->name, "same-filled us", "put", (cpu_seconds() - start) * 1e6 / n);
+	start = cpu_seconds();
+	for (uint32_t i = 0; i < n; i++)
+		tm_store_get(b->store, 0, &oid, i, page);
+	sample(c->name, "same-filled us", "get", (cpu_seconds() - start) * 1e6 / n);
+	tm_store_flush_object(b->store, 0, &oid);
+}
+
+/* A second store on the mapping, as a successor would make it: it goes without tidying up. */
+static void recover(const struct corpus *c, struct bench_store *dead)
+{
+	struct tm_store_params params = {.limit = dead->ledger->limit_bytes,
+		.segment_bytes = (uint32_t)dead->ledger->segment_bytes};
 	struct tm_store *s;
-	uint64_t start;
+	double start;
 	int fd, rc = tm_ledger_create(&params.ledger, &fd);
 
 	if (rc < 0)
-		return rc;
-	start = tm_now_ns();
-	rc = tm_store_recover(&params, dup(tm_store_fd(dead)), false, &s);
-	r->recover = (double)(tm_now_ns() - start) * 1e-9;
-	if (rc == 0)
-		tm_store_destroy(s);
+		die("ledger", -rc);
+	start = wall_seconds();
+	rc = tm_store_recover(&params, dup(tm_store_fd(dead->store)), false, &s);
+	if (rc < 0)
+		die("recover", -rc);
+	sample(c->name, "recovery s/GiB", "tmem",
+		(wall_seconds() - start) * 1073741824.0 / (double)dead->ledger->used_bytes);
+	tm_store_destroy(s); /* empties the mapping for both */
 	tm_ledger_unmap(params.ledger);
 	close(fd);
-	return rc;
 }
 
-static uint64_t store_bytes;
-static bool store_huge;
-
-static int run_store(const struct corpus *c, struct round *r)
+/* Wait until nothing was packed or moved for a second, then let the reserve go. */
+static void wait_until_packed(struct bench_store *b)
 {
-	struct tm_pool_params pool = {.flags = tm_pool_flags(TM_POOL_PERSIST, 0), .name = "bench"};
-	struct tm_store_params params = {.limit = (uint64_t)c->count * PAGE * 2 + (64u << 20)};
+	uint64_t before = 0, now = 1;
+
+	while (now != before) {
+		before = now;
+		sleep(1);
+		now = 1 + pool_stat(b, TM_STAT_RECOMPRESSED) + pool_stat(b, TM_STAT_CLEANED);
+	}
+	tm_keeper_stop(b->store->keeper);
+	b->store->keeper = NULL;
+}
+
+static struct bench_store fill(const struct corpus *c, unsigned int order, bool recompress)
+{
+	struct tm_store_params params = {
+		.limit = (uint64_t)c->count * c->bytes * 2 + (64u << 20),
+		.keeper = recompress,
+		.upkeep_percent = 100,
+		.cold_ms = 1,
+	};
+	struct bench_store b = open_store(params, tm_pool_flags(TM_POOL_PERSIST, order), 0);
 	const struct tm_oid oid = {{0, 0, 0}};
-	static uint8_t back[PAGE];
-	struct tm_store *s;
-	double start;
-	int fd, rc;
+	double start = cpu_seconds();
+	int rc = 0;
 
-	rc = tm_ledger_create(&params.ledger, &fd);
+	for (uint32_t i = 0; rc == 0 && i < c->count; i++)
+		rc = tm_store_put(b.store, 0, &oid, c->order[i], corpus_page(c, c->order[i]));
 	if (rc < 0)
-		return rc;
-	rc = tm_store_create(&params, &s);
-	if (rc < 0)
-		return rc;
-	rc = tm_store_new_pool(s, &pool);
-
-	start = cpu_seconds();
-	for (uint32_t i = 0; rc >= 0 && i < c->count; i++)
-		rc = tm_store_put(s, 0, &oid, c->order[i], c->pages + (size_t)c->order[i] * PAGE);
-	r->store_put = cpu_seconds() - start;
-	store_bytes = params.ledger->used_bytes;
-	store_huge = params.ledger->huge_pages;
-
-	start = cpu_seconds();
-	for (uint32_t i = 0; rc >= 0 && i < c->count; i++)
-		rc = tm_store_get(s, 0, &oid, c->order[(i + c->count / 2) % c->count], back);
-	r->store_get = cpu_seconds() - start;
-
-	if (rc >= 0)
-		rc = run_recover(s, params.limit, (uint32_t)params.ledger->segment_bytes, r);
-	tm_store_destroy(s);
-	tm_ledger_unmap(params.ledger);
-	close(fd);
-	return rc;
+		die("put", -rc);
+	if (!recompress)
+		sample(c->name, "put us", "tmem", (cpu_seconds() - start) * 1e6 / c->count);
+	return b;
 }
 
-static int compare(const void *a, const void *b)
+/* What is left when the payloads are taken off: entries' headers and padding, index, tables. Not
+ * the room at the end of the few open segments, which does not grow with the pages. */
+static double metadata_bytes(const struct corpus *c, const struct bench_store *b)
 {
-	double x = *(const double *)a, y = *(const double *)b;
+	uint64_t segments = (uint64_t)tm_arena_taken(b->store->arena) * b->ledger->segment_bytes;
+	uint64_t bytes = pool_stat(b, TM_STAT_PAYLOAD_BYTES) + b->ledger->used_bytes - segments;
+	static uint8_t buf[65536];
 
-	return (x > y) - (x < y);
+	for (uint32_t i = 0; i < c->count; i++)
+		bytes -= tm_codec_encode(corpus_page(c, i), c->bytes, true, buf).bytes;
+	return (double)bytes / c->count;
 }
 
-/* Median over the rounds of the field at `offset`, in microseconds a page. */
-static double median_us(const struct round *rounds, size_t offset, uint32_t pages)
+static void run_tmem(const struct corpus *c, unsigned int order)
 {
-	double v[ROUNDS];
+	struct bench_store b = fill(c, order, false);
 
-	for (int i = 0; i < ROUNDS; i++)
-		v[i] = *(const double *)((const char *)&rounds[i] + offset);
-	qsort(v, ROUNDS, sizeof(*v), compare);
-	return v[ROUNDS / 2] * 1e6 / pages;
+	sample(c->name, "metadata bytes/page", "tmem", metadata_bytes(c, &b));
+	sample(c->name, "bytes/page", "tmem", (double)b.ledger->used_bytes / c->count);
+	get_all(c, &b, "tmem");
+	if (order == 0)
+		same_filled(&b, c);
+	recover(c, &b);
+	close_store(&b);
+
+	b = fill(c, order, true);
+	atomic_store(&b.ledger->recompress, 1);
+	wait_until_packed(&b);
+	sample(c->name, "bytes/page", "tmem packed", (double)b.ledger->used_bytes / c->count);
+	sample(c->name, "recompression us", "tmem",
+		(double)pool_stat(&b, TM_STAT_RECOMPRESS_CPU_US) / c->count);
+	get_all(c, &b, "tmem packed");
+	close_store(&b);
+}
+
+/* --- zram ---------------------------------------------------------------------------------------
+ */
+
+/* "orig compr used ..." */
+static double zram_used(const char *device)
+{
+	char path[96];
+	unsigned long long used = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/sys/block/%s/mm_stat", strrchr(device, '/') + 1);
+	f = fopen(path, "r");
+	if (!f || fscanf(f, "%*u %*u %llu", &used) != 1)
+		die(path, errno);
+	fclose(f);
+	return (double)used;
+}
+
+static void run_zram(const struct corpus *c, const char *device, const char *who)
+{
+	TM_AUTO_CLOSE int fd = open(device, O_RDWR | O_DIRECT | O_CLOEXEC);
+	static uint8_t page[TM_PAGE_SIZE] __attribute__((aligned(TM_PAGE_SIZE)));
+	double start = cpu_seconds();
+	ssize_t n = TM_PAGE_SIZE;
+
+	for (uint32_t i = 0; n == TM_PAGE_SIZE && i < c->count; i++)
+		n = pwrite(fd, corpus_page(c, c->order[i]), TM_PAGE_SIZE,
+			(off_t)c->order[i] * TM_PAGE_SIZE);
+	sample(c->name, "put us", who, (cpu_seconds() - start) * 1e6 / c->count);
+	start = cpu_seconds();
+	for (uint32_t i = 0; n == TM_PAGE_SIZE && i < c->count; i++)
+		n = pread(fd, page, TM_PAGE_SIZE,
+			(off_t)c->order[(i + c->count / 2) % c->count] * TM_PAGE_SIZE);
+	if (n != TM_PAGE_SIZE)
+		die(device, errno);
+	sample(c->name, "get us", who, (cpu_seconds() - start) * 1e6 / c->count);
+	sample(c->name, "bytes/page", who, zram_used(device) / c->count);
 }
 
 int main(int argc, char **argv)
 {
-	struct round rounds[ROUNDS];
-	struct corpus c = {0};
-	uint32_t megabytes = 256, max;
-	int opt, rc = 0;
+	bool zram = argc == 6 && strcmp(argv[1], "zram") == 0;
+	unsigned int order = argc == 5 ? (unsigned int)atoi(argv[4]) : 0;
+	struct corpus c;
 
-	while ((opt = getopt(argc, argv, "n:")) != -1) {
-		if (opt != 'n' || (megabytes = (uint32_t)atoi(optarg)) == 0) {
-			fprintf(stderr, "usage: store [-n MEGABYTES] FILE...\n");
-			return 2;
-		}
+	if (!zram && (argc != 5 || strcmp(argv[1], "tmem") != 0 || order > TM_ORDER_MAX)) {
+		fprintf(stderr,
+			"usage: store tmem FILE MEGABYTES ORDER\n"
+			"       store zram FILE MEGABYTES DEVICE NAME\n");
+		return 2;
 	}
-	max = megabytes * 256;
-	c.pages = mmap(NULL, (size_t)max * PAGE, PROT_READ | PROT_WRITE,
-		MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	c.order = calloc(max, sizeof(*c.order));
-	for (int i = optind; i < argc; i++)
-		add_file(&c, max, argv[i]);
-	if (c.count == 0) {
-		fprintf(stderr, "store: no pages to measure with\n");
-		return 1;
+	c = load_corpus(argv[2], (uint32_t)atoi(argv[3]), order);
+	if (order > 0)
+		c.name = "16K heap";
+	if (zram) {
+		run_zram(&c, argv[4], argv[5]);
+	} else {
+		run_codec(&c);
+		run_tmem(&c, order);
 	}
-	shuffle(&c);
-	for (int i = 0; i < ROUNDS && rc >= 0; i++) {
-		run_codec(&c, &rounds[i]);
-		rc = run_store(&c, &rounds[i]);
-	}
-	if (rc < 0) {
-		fprintf(stderr, "store: %s\n", strerror(-rc));
-		return 1;
-	}
-	double cp = median_us(rounds, offsetof(struct round, codec_put), c.count);
-	double sp = median_us(rounds, offsetof(struct round, store_put), c.count);
-	double cg = median_us(rounds, offsetof(struct round, codec_get), c.count);
-	double sg = median_us(rounds, offsetof(struct round, store_get), c.count);
-
-	printf("pages %u (%u MiB), %s pages, %d rounds\n", c.count, c.count / 256,
-		store_huge ? "huge" : "small", ROUNDS);
-	printf("put    codec+copy %6.2f us   store %6.2f us   ratio %.2f\n", cp, sp, sp / cp);
-	printf("get    codec+copy %6.2f us   store %6.2f us   ratio %.2f\n", cg, sg, sg / cg);
-	printf("bytes  codec      %6.0f      store %6.0f      ratio %.3f\n",
-		(double)codec_bytes / c.count, (double)store_bytes / c.count,
-		(double)store_bytes / (double)codec_bytes);
-	printf("recover %.3f s for %.0f MiB of memory\n",
-		median_us(rounds, offsetof(struct round, recover), c.count) * c.count / 1e6,
-		(double)store_bytes / 1048576);
 	return 0;
 }

@@ -50,10 +50,11 @@ static void there_is_more(struct tm_keeper *k)
 	tm_unlock(&k->lock);
 }
 
-/* There is no room for the segments that are missing: make some. */
+/* There is no room for the segments that are missing: make some for the next put. More would only
+ * lie there, where room is scarce. */
 static bool clean(struct tm_keeper *k)
 {
-	return k->params.clean && tm_arena_is_short(k->params.arena) &&
+	return k->params.clean && tm_arena_is_dry(k->params.arena) &&
 		k->params.clean(k->params.opaque);
 }
 

@@ -108,18 +108,33 @@ struct tm_killed tm_log_kill(struct tm_arena *a, uint64_t slot)
 	return killed;
 }
 
-unsigned int tm_log_seal(struct tm_log *log)
+/* The open segment, which is no longer the head's, or TM_SEGMENT_NONE. */
+static uint32_t take_open(struct tm_log *log, struct tm_log_head *head, uint32_t dead_min)
+{
+	uint32_t id, taken = TM_SEGMENT_NONE;
+
+	tm_lock(&head->lock);
+	id = head->segment;
+	if (id != TM_SEGMENT_NONE) {
+		const struct tm_segment *s = tm_segment(log->arena, id);
+
+		if (s->tail - sizeof(struct tm_segment_header) >=
+			(uint64_t)atomic_load(&s->live_bytes) + dead_min) {
+			head->segment = TM_SEGMENT_NONE;
+			taken = id;
+		}
+	}
+	tm_unlock(&head->lock);
+	return taken;
+}
+
+unsigned int tm_log_seal(struct tm_log *log, uint32_t dead_min)
 {
 	unsigned int sealed = 0;
 
 	for (unsigned int i = 0; i < log->heads + TM_QUEUES - 1; i++) {
-		struct tm_log_head *head = &log->head[i];
-		uint32_t id;
+		uint32_t id = take_open(log, &log->head[i], dead_min);
 
-		tm_lock(&head->lock);
-		id = head->segment;
-		head->segment = TM_SEGMENT_NONE;
-		tm_unlock(&head->lock);
 		if (id == TM_SEGMENT_NONE)
 			continue;
 		tm_segment_seal(log->arena, id);

@@ -4,7 +4,7 @@
  *
  *      a sealed segment at most half alive  --clean-->  its pages moved, segment free
  *      else the next ephemeral one          --evict-->  pages in use moved, the rest dropped
- *      else the emptiest one with 1/8 dead  --clean-->
+ *      else the emptiest one with 1/16 dead --clean-->
  *      else seal the open segments and look again, else nothing
  *
  * Eviction is S3-FIFO (Yang et al., SOSP 2023) by whole segments:
@@ -327,8 +327,20 @@ static void sweep_segment(struct tm_store *s, uint32_t id, bool keep_all, uint32
 		.s = s, .segment = id, .keep_all = keep_all, .keep_bytes = keep_bytes});
 }
 
+/* With 1/8, puts were refused while a sixth of the limit was free; with 1/32, a full store moves
+ * twice as many pages for each put. */
+uint32_t tm_clean_max(const struct tm_store *s)
+{
+	uint32_t bytes = tm_arena_segment_bytes(s->arena);
+
+	return bytes - bytes / 16;
+}
+
+/* What is not yet written of a persistent pool's open segment is lost to nobody: one is sealed for
+ * its dead pages only. */
 static bool seal_all(struct tm_store *s)
 {
+	uint32_t bytes = tm_arena_segment_bytes(s->arena);
 	unsigned int sealed = 0;
 
 	for (int id = 0; id < TM_POOLS_MAX; id++) {
@@ -336,7 +348,7 @@ static bool seal_all(struct tm_store *s)
 
 		if (!p)
 			continue;
-		sealed += tm_log_seal(&p->log);
+		sealed += tm_log_seal(&p->log, tm_pool_is_persistent(p) ? bytes / 16 : 0);
 		tm_pool_leave(p);
 	}
 	return sealed > 0;
@@ -357,7 +369,7 @@ static bool step(struct tm_store *s, uint32_t n)
 	else if (evicted != TM_SEGMENT_NONE)
 		sweep_segment(s, evicted, false,
 			n < TM_MIN((uint32_t)STEPS_FULL, v.ephemeral / 4) ? bytes : bytes / 2);
-	else if (v.emptiest_live <= bytes - bytes / 8)
+	else if (v.emptiest_live <= tm_clean_max(s))
 		sweep_segment(s, v.emptiest, true, 0);
 	else
 		return seal_all(s);

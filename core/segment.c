@@ -278,16 +278,6 @@ static bool is_short_locked(const struct tm_arena *a)
 	return a->ready_count + a->coming < a->reserve.target;
 }
 
-bool tm_arena_is_short(struct tm_arena *a)
-{
-	bool is_short;
-
-	tm_lock(&a->lock);
-	is_short = is_short_locked(a);
-	tm_unlock(&a->lock);
-	return is_short;
-}
-
 static void count_freeable(struct tm_arena *a, bool more)
 {
 	uint64_t bytes = a->reserve.only ? 0 : a->segment_bytes;
@@ -387,6 +377,16 @@ bool tm_arena_trim(struct tm_arena *a)
 static uint32_t kept_back(const struct tm_arena *a, bool privileged)
 {
 	return a->reserve.only && !privileged;
+}
+
+bool tm_arena_is_dry(struct tm_arena *a)
+{
+	bool dry;
+
+	tm_lock(&a->lock);
+	dry = is_short_locked(a) && a->ready_count + a->coming <= kept_back(a, false);
+	tm_unlock(&a->lock);
+	return dry;
 }
 
 /* What is ready is charged already: it may be taken as long as the headroom stays. */

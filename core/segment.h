@@ -138,8 +138,8 @@ struct tm_reserve {
 };
 void tm_arena_set_reserve(struct tm_arena *a, const struct tm_reserve *reserve);
 
-/* Are there fewer ready segments than there should be? */
-bool tm_arena_is_short(struct tm_arena *a);
+/* Is none ready for the next put, though there should be? */
+bool tm_arena_is_dry(struct tm_arena *a);
 
 /* Make one more segment ready: 1; 0 when there are enough, or no room in the budget for more;
  * -ENOMEM when the machine has none. May wait for memory, holding no lock. */

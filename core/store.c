@@ -335,7 +335,7 @@ void tm_pool_tear_down(struct tm_store *s, struct tm_pool *p)
 	tm_lock(&s->reclaim_lock); /* nobody moves pages of this pool from here on */
 	while (tm_objects_any(p->objects, &oid))
 		tm_pool_flush_object(s, p, &oid);
-	tm_log_seal(&p->log);
+	tm_log_seal(&p->log, 0);
 	tm_ghost_drop(&p->ghost, &s->budget, &p->stat[TM_STAT_USED_BYTES]);
 	tm_objects_destroy(p->objects);
 	tm_unlock(&s->reclaim_lock);

@@ -148,6 +148,9 @@ enum tm_room {
 };
 bool tm_make_room(struct tm_store *s, enum tm_room room, int rc, uint64_t seen);
 
+/* A segment is worth cleaning for a put as long as no more of it is alive. */
+uint32_t tm_clean_max(const struct tm_store *s);
+
 /* Move the pages out of the emptiest segment, if at most `live_max` bytes of it are alive (in an
  * ephemeral pool: half of them). False when that freed nothing. Takes locks as tm_make_room. */
 bool tm_clean(struct tm_store *s, uint32_t live_max);

@@ -210,7 +210,7 @@ struct tm_open_params {
 
 	/*
 	 * Upkeep: while puts are few the store's thread compresses the cold pages of persistent
-	 * pools again, with zstd (a third smaller; reading one takes 4 us instead of 1), and
+	 * pools again, with zstd (a third smaller; reading one takes 5 us instead of 1.4), and
 	 * closes up holes; on at most `upkeep_percent` of one processor (1 to 100; 0:
 	 * TM_UPKEEP_DEFAULT). `recompress` says whether it does the former from the start; AUTO:
 	 * unless resident. `tmemctl set` changes it later.

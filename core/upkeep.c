@@ -238,13 +238,12 @@ static bool pack_one(struct tm_store *s, const struct tm_keeper *k)
 
 /* --- cleaning --------------------------------------------------------------------------------- */
 
-/* For a put that is to come: each segment cleaned gives an eighth of one at least. */
+/* For a put that is to come. */
 bool tm_upkeep_clean(void *store)
 {
 	struct tm_store *s = store;
-	uint32_t bytes = tm_arena_segment_bytes(s->arena);
 
-	return tm_clean(s, bytes - bytes / 8);
+	return tm_clean(s, tm_clean_max(s));
 }
 
 static bool has_holes(struct tm_store *s)

@@ -67,7 +67,7 @@ static void wait_a_little(struct test_store *t, int pool, int n)
 {
 	usleep(1000);
 	if (n % 100 == 99)
-		tm_log_seal(&t->store->pools[pool].log);
+		tm_log_seal(&t->store->pools[pool].log, 0);
 }
 
 static void wait_until(struct test_store *t, int pool, enum tm_stat stat, uint64_t least)
@@ -92,7 +92,7 @@ static void cold_pages_are_packed_and_read_back(struct test_store *t)
 
 	put_pages(t, pool, 0, PAGES);
 	payload = stat_of(t, pool, TM_STAT_PAYLOAD_BYTES);
-	tm_log_seal(&t->store->pools[pool].log);
+	tm_log_seal(&t->store->pools[pool].log, 0);
 	atomic_store(&t->ledger->recompress, 1);
 	wait_until(t, pool, TM_STAT_PACKED, PAGES);
 	check_pages(t, pool, 0, PAGES);
@@ -156,7 +156,7 @@ static void pages_in_use_are_left_alone(void **state)
 	put_pages(&t, pool, 0, PAGES);
 	for (int n = 0; n < 3; n++)
 		check_pages(&t, pool, 0, 200);
-	tm_log_seal(&t.store->pools[pool].log);
+	tm_log_seal(&t.store->pools[pool].log, 0);
 	atomic_store(&t.ledger->recompress, 1);
 	wait_until(&t, pool, TM_STAT_PACKED, PAGES - 200);
 	packed = stat_of(&t, pool, TM_STAT_CLEANED);
@@ -179,8 +179,8 @@ static void ephemeral_and_raw_pages_stay_as_they_are(void **state)
 		test_page(8 * i + 2, page, sizeof(page));
 		assert_int_equal(tm_store_put(t.store, swap, &oid, i, page), 0);
 	}
-	tm_log_seal(&t.store->pools[cache].log);
-	tm_log_seal(&t.store->pools[swap].log);
+	tm_log_seal(&t.store->pools[cache].log, 0);
+	tm_log_seal(&t.store->pools[swap].log, 0);
 	wait_until(&t, swap, TM_STAT_CLEANED, 500);
 	assert_int_equal(stat_of(&t, swap, TM_STAT_RAW), 500);
 	assert_int_equal(stat_of(&t, swap, TM_STAT_PACKED), 0);
@@ -204,7 +204,7 @@ static void packed_pages_survive(void **state)
 	open_as(&t, true, false);
 	pool = test_pool(&t, TM_POOL_PERSIST, 0, 0);
 	put_pages(&t, pool, 0, PAGES);
-	tm_log_seal(&t.store->pools[pool].log);
+	tm_log_seal(&t.store->pools[pool].log, 0);
 	wait_until(&t, pool, TM_STAT_PACKED, PAGES);
 	tm_keeper_stop(t.store->keeper);
 	t.store->keeper = NULL;
@@ -248,7 +248,7 @@ static void damage_is_not_packed(void **state)
 			at += e.total;
 		}
 	}
-	tm_log_seal(&t.store->pools[pool].log);
+	tm_log_seal(&t.store->pools[pool].log, 0);
 	atomic_store(&t.ledger->recompress, 1);
 	wait_until(&t, pool, TM_STAT_PACKED, PAGES / 2);
 	for (uint32_t i = 0; i < PAGES; i++)
@@ -267,7 +267,7 @@ static void holes_are_closed_up(void **state)
 	open_as(&t, false, false);
 	pool = test_pool(&t, TM_POOL_PERSIST, 0, 0);
 	put_pages(&t, pool, 0, HOLED);
-	tm_log_seal(&t.store->pools[pool].log);
+	tm_log_seal(&t.store->pools[pool].log, 0);
 	for (uint32_t i = 0; i < HOLED; i++)
 		if (i % 3 == 0)
 			tm_store_flush_page(t.store, pool, &oid, i);
