@@ -59,8 +59,9 @@ struct tm_file {
 	struct tm_inode *inode; /* referenced */
 	struct tm_fd place;     /* if opened from memory and at hand: what `fd` is made from */
 	int flags;
-	_Atomic int fd;       /* -1: not needed so far */
-	_Atomic int plain_fd; /* -1, or: without O_APPEND, for pages that mmap wrote */
+	_Atomic int fd;          /* -1: not needed so far */
+	struct tm_source source; /* this file, for who reads ahead in it */
+	_Atomic int plain_fd;    /* -1, or: without O_APPEND, for pages that mmap wrote */
 };
 
 static inline struct tm_mount *tm_mount_of(fuse_req_t req)

@@ -23,6 +23,21 @@
 #define FLAGS_PASSED                                                                               \
 	(O_ACCMODE | O_APPEND | O_TRUNC | O_EXCL | O_NOATIME | O_SYNC | O_DSYNC | O_LARGEFILE)
 
+static int source_fd(void *file)
+{
+	return tm_file_fd(file);
+}
+
+static void source_ref(void *file)
+{
+	tm_file_ref(file);
+}
+
+static void source_unref(void *file)
+{
+	tm_file_unref(file);
+}
+
 static struct tm_file *file_new(struct tm_inode *inode, int fd, int flags)
 {
 	struct tm_file *file = calloc(1, sizeof(*file));
@@ -30,6 +45,7 @@ static struct tm_file *file_new(struct tm_inode *inode, int fd, int flags)
 	if (!file)
 		return NULL;
 	file->inode = tm_inode_ref(inode);
+	file->source = (struct tm_source){source_fd, source_ref, source_unref, file, {0}};
 	file->flags = flags;
 	atomic_init(&file->fd, fd);
 	if (fd < 0)

@@ -165,7 +165,8 @@ static int open_cache(struct run *run)
 				.name = name,
 				.type = "tmemfs",
 				.socket = run->options.socket,
-				.limit = run->options.limit,
+				.limit = run->options.limit ? run->options.limit
+							    : tm_limit_default(),
 				.start_host = true,
 			},
 		.order = run->options.order,

@@ -454,6 +454,75 @@ sys.exit(ctypes.get_errno() if r else 0)' "$@"; }
 	[ -z "$(ls "$BACK")" ]
 }
 
+# --- reading ahead ----------------------------------------------------------------------------
+
+# far: a backing slow enough to be worth it; what is read of it is counted.
+far() {
+	head -c 12000000 /dev/urandom >"$BACK/f"
+	touch -d 2020-02-02 "$BACK/f"
+	slow "$BACK" delay_us=3000
+	setfattr -n user.slowfs.reset -v 1 "$T/slow"
+}
+
+bytes_below() { getfattr --only-values -n user.slowfs.read_bytes "$T/slow" 2>/dev/null; }
+
+# reads PATTERN COUNT LENGTH: of $MNT/f, compared with the file itself; prints how many bytes.
+reads() {
+	python3 - "$MNT/f" "$T/back/f" "$@" <<-'PY'
+		import os, random, sys
+		up, down = (os.open(p, os.O_RDONLY) for p in sys.argv[1:3])
+		pattern, count, length = sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+		random.seed(1)
+		done = 0
+		for i in range(count):
+		    off = {"row": i * length, "stride": i * 5 * length, "back": (count - 1 - i) * length * 3,
+		           "random": random.randrange(12000000 // 16384) * 16384}[pattern]
+		    data = os.pread(up, length, off)
+		    assert data == os.pread(down, length, off), (pattern, off)
+		    done += len(data)
+		print(done)
+	PY
+}
+
+@test "what is read in a row or at a distance is read ahead: once, and right" {
+	far
+	local asked
+	mnt
+	asked=$(reads row 92 131072)
+	[ "$(bytes_below)" -le $((asked + asked / 10)) ]
+	umount "$MNT"
+	local pattern
+	for pattern in stride back; do
+		setfattr -n user.slowfs.reset -v 1 "$T/slow"
+		mnt
+		asked=$(reads $pattern 35 65536)
+		# Each piece ends in pages that were not asked for, and some lie beyond the last.
+		[ "$(bytes_below)" -le $((asked * 2 + 8 * 131072)) ]
+		umount "$MNT"
+	done
+}
+
+@test "what is read at random is not" {
+	far
+	mnt
+	# The first reads of a mount tell how slow the backing is.
+	local asked
+	asked=$(reads random 200 16384)
+	[ "$(bytes_below)" -le $((asked + asked / 4)) ]
+}
+
+@test "read ahead into a cache that holds next to nothing, while others write" {
+	far
+	mnt -o limit=2M
+	(for i in $(seq 20); do printf "%08d" "$i" | dd of="$T/slow/f" bs=8 seek=$((i * 50000)) conv=notrunc status=none; done) &
+	local i
+	for i in 1 2 3; do cat "$MNT/f" >/dev/null; done
+	wait $!
+	cmp "$MNT/f" "$T/back/f"
+	truncate -s 5000001 "$T/slow/f"
+	cmp "$MNT/f" "$T/back/f"
+}
+
 # --- changes below ----------------------------------------------------------------------------
 
 @test "a change made in the backing is seen at the next open" {
