@@ -47,7 +47,8 @@ struct tm_mount {
 	double negative_timeout;
 	bool ask_on_open; /* every open asks the backing, whatever is known */
 	struct tm_volume volume;
-	bool acl; /* running as root: the kernel may leave ACLs and umask to us */
+	unsigned int background; /* reads that the kernel may send without waiting for them */
+	bool acl;                /* running as root: the kernel may leave ACLs and umask to us */
 	void (*on_ready)(void *opaque);
 	void *opaque;
 };

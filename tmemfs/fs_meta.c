@@ -20,6 +20,9 @@ void tm_op_init(void *userdata, struct fuse_conn_info *conn)
 	conn->want |= conn->capable &
 		(FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ASYNC_READ |
 			FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_CACHE_SYMLINKS);
+	/* Reads that wait for one slow file must not be all that the kernel sends. */
+	conn->max_background = mount->background;
+	conn->congestion_threshold = mount->background / 4 * 3;
 	/* A delayed write would land at an old end of the file. */
 	conn->want &= ~FUSE_CAP_WRITEBACK_CACHE;
 	/* Default ACLs replace the umask, so whoever creates must know both: the backing. */

@@ -24,7 +24,7 @@
 #define QUEUE_BYTES (16ull << 20)
 #define QUEUE_MAX   (4ull << 30)
 #define ORDER       2
-#define THREADS     16
+#define THREADS     128
 #define THREADS_MAX 1024
 #define TIMEOUT     1.0
 #define FOREVER     1e9 /* seconds */
@@ -74,7 +74,7 @@ static const struct row rows[] = {
 	{"inodes", KIND_NUMBER, FIELD(inodes), 0, INODES_MAX, "N",
 		"most files to remember that the kernel has forgotten"},
 	{"threads", KIND_NUMBER, FIELD(threads), 1, THREADS_MAX, "N",
-		"most requests served at once (default 16)"},
+		"most requests served at once (default 128)"},
 	{"name", KIND_TEXT, FIELD(name), 0, 0, "NAME",
 		"what tmemctl and tmemstat call this mount (default: the mount point)"},
 	{"socket", KIND_TEXT, FIELD(socket), 0, 0, "PATH",
@@ -115,6 +115,7 @@ static const struct row rows[] = {
 static void help(void)
 {
 	printf("Usage: tmemfs [options] BACKING MOUNTPOINT\n"
+	       "       tmemfs --recover MOUNTPOINT\n"
 	       "Show the directory BACKING at MOUNTPOINT, which may be BACKING itself, and keep "
 	       "what is\n"
 	       "read from it in compressed memory.\n"
@@ -123,6 +124,7 @@ static void help(void)
 	       "  -d               print every request (implies -f)\n"
 	       "  -S SOCKET        control socket of the host, or \"none\"\n"
 	       "  -o OPTION,...    as below\n"
+	       "  --recover        unmount MOUNTPOINT if its server was killed; else do nothing\n"
 	       "  -h, --help       this text\n"
 	       "  -V, --version    versions\n"
 	       "\n");
@@ -308,6 +310,9 @@ static enum tm_parsed parse_flag(struct tm_fs_options *options, int flag, bool b
 	case 'd':
 		options->debug = options->foreground = true;
 		return TM_PARSED_RUN;
+	case 'R':
+		options->recover = true;
+		return TM_PARSED_RUN;
 	case 'r':
 		return parse_list(options, "ro");
 	case 'w':
@@ -338,6 +343,7 @@ enum tm_parsed tm_fs_options_parse(int argc, char **argv, struct tm_fs_options *
 	static const struct option longs[] = {
 		{"help", no_argument, NULL, 'h'},
 		{"version", no_argument, NULL, 'V'},
+		{"recover", no_argument, NULL, 'R'},
 		{NULL, 0, NULL, 0},
 	};
 	bool by_mount = strncmp(basename(argv[0]), "mount.", 6) == 0;
@@ -354,7 +360,7 @@ enum tm_parsed tm_fs_options_parse(int argc, char **argv, struct tm_fs_options *
 	};
 	enum tm_parsed parsed =
 		options.mount_options ? TM_PARSED_RUN : usage(strerror(ENOMEM), NULL);
-	int flag;
+	int flag, wanted;
 
 	opterr = 0;
 	while (parsed == TM_PARSED_RUN &&
@@ -364,15 +370,19 @@ enum tm_parsed tm_fs_options_parse(int argc, char **argv, struct tm_fs_options *
 		else
 			parsed = parse_flag(&options, flag, by_mount);
 	}
-	if (parsed == TM_PARSED_RUN && argc - optind != 2)
-		parsed = argc - optind > 2 ? usage("unexpected argument", argv[optind + 2])
-					   : usage("BACKING and MOUNTPOINT are needed", NULL);
+	wanted = options.recover ? 1 : 2;
+	if (parsed == TM_PARSED_RUN && argc - optind != wanted)
+		parsed = argc - optind > wanted
+			? usage("unexpected argument", argv[optind + wanted])
+			: usage(options.recover ? "MOUNTPOINT is needed"
+						: "BACKING and MOUNTPOINT are needed",
+				  NULL);
 	if (parsed != TM_PARSED_RUN) {
 		free(options.mount_options);
 		return parsed;
 	}
 	options.backing = argv[optind];
-	options.mountpoint = argv[optind + 1];
+	options.mountpoint = argv[argc - 1];
 	*ret_options = options;
 	return TM_PARSED_RUN;
 }

@@ -29,7 +29,8 @@ struct tm_fs_options {
 	bool foreground;
 	bool debug;
 	bool subtype;
-	bool fake; /* mount(8) wants everything but the mount */
+	bool recover; /* clean `mountpoint` up, nothing else */
+	bool fake;    /* mount(8) wants everything but the mount */
 };
 
 enum tm_parsed {

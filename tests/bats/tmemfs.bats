@@ -737,6 +737,28 @@ signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:
 	done
 }
 
+@test "--recover takes a mount away whose server was killed, and no other" {
+	echo x >"$BACK/x"
+	tmemfs -f -S none "$BACK" "$MNT" 3>&- &
+	local pid=$!
+	defer "umount -l '$MNT'"
+	retry 5 mounted "$MNT"
+	try 0 tmemfs --recover "$MNT"
+	[ "$(cat "$MNT/x")" = x ]
+	kill -9 $pid
+	wait $pid || true
+	try 1 cat "$MNT/x"
+	try 0 tmemfs --recover "$MNT"
+	not mounted "$MNT"
+	try 0 tmemfs --recover "$MNT"
+	mnt
+	[ "$(cat "$MNT/x")" = x ]
+	try 1 tmemfs --recover "$T/nowhere"
+	one_line
+	try 2 tmemfs --recover
+	try 2 tmemfs --recover "$MNT" "$MNT"
+}
+
 @test "-o ro refuses to write" {
 	echo x >"$BACK/x"
 	mnt -o ro
