@@ -138,7 +138,7 @@ check-built: tests
 	$(Q)tests/run
 
 bench: ## measure us beside the peers, in one run
-	$(Q)$(MAKE) --no-print-directory deps PEERS=bindfs
+	$(Q)$(MAKE) --no-print-directory deps PEERS="bindfs mergerfs"
 	$(Q)$(MAKE) --no-print-directory tests
 	$(Q)bench/run
 

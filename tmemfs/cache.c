@@ -312,6 +312,7 @@ int tm_cache_open(const struct tm_cache_params *params, struct tm_cache **ret_ca
 		return -ENOMEM;
 	cache->page_shift = TM_PAGE_SHIFT + params->order;
 	cache->page_size = (size_t)1 << cache->page_shift;
+	cache->file_max = params->file_max;
 	for (unsigned int i = 0; i < TM_STRIPES; i++)
 		pthread_rwlock_init(&cache->stripes[i], NULL);
 	rc = -pthread_key_create(&cache->buffer_key, tm_cache_buffer_free);

@@ -204,7 +204,8 @@ int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, struct tm_sour
 	size = TM_MIN(size, (size_t)TM_READ_MAX);
 	b->pages = 0;
 	v = usable_version(cache, inode, source);
-	if (!v.cacheable || off >= v.size || size == 0 || atomic_load(&cache->destroyed) ||
+	if (!v.cacheable || atomic_load(&inode->excluded) || (uint64_t)v.size > cache->file_max ||
+		off >= v.size || size == 0 || atomic_load(&cache->destroyed) ||
 		(uint64_t)(v.size - 1) >> cache->page_shift > UINT32_MAX)
 		return read_uncached(
 			cache, b, &v, source->fd(source->opaque), off, size, ret_reply);

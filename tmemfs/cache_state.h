@@ -19,6 +19,7 @@ struct tm_cache {
 	int pool;
 	unsigned int page_shift;
 	size_t page_size;
+	uint64_t file_max;
 	struct tm_putq *queue; /* NULL once quiesced, as is `ahead` */
 	struct tm_readahead *ahead;
 	pthread_key_t buffer_key; /* each thread's struct tm_buffer, see cache_read.c */

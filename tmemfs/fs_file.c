@@ -163,10 +163,12 @@ static int open_from_memory(
 	uint64_t left;
 	int rc = 0;
 
-	if (mount->ask_on_open || !tm_meta_stat(mount->meta, inode, &st, &left)) {
+	if (tm_fs_must_ask(mount) || !tm_meta_stat(mount->meta, inode, &st, &left)) {
 		rc = tm_fd_get(inode, &place);
 		if (rc == 0)
 			rc = tm_fs_ask(mount, inode, place.fd, &st);
+		if (tm_fs_unreachable(mount, rc) && tm_meta_stat(mount->meta, inode, &st, &left))
+			rc = 0;
 	}
 	if (rc == 0)
 		rc = st.st_nlink == 0 && !tm_inode_unlinked(inode) ? -ESTALE : 0;

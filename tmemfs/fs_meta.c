@@ -90,6 +90,8 @@ void tm_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	}
 	if (rc == 0)
 		rc = tm_fs_stat(mount, inode, fd, &st);
+	if (tm_fs_unreachable(mount, rc) && tm_meta_stat(mount->meta, inode, &st, &left))
+		rc = 0;
 	if (rc == -ESTALE)
 		tm_fs_doubt(mount, inode);
 	reply_attr(req, rc, &st, mount->attr_timeout);
@@ -201,6 +203,9 @@ void tm_op_readlink(fuse_req_t req, fuse_ino_t ino)
 		memcpy(target, known, (size_t)len);
 	else
 		len = read_link(mount, inode, target, sizeof(target) - 1);
+	if (tm_fs_unreachable(mount, len) &&
+		tm_meta_recall(mount->meta, inode, FACT_TARGET, &len, &known) && len > 0)
+		memcpy(target, known, (size_t)len);
 	if (len < 0) {
 		tm_reply_rc(req, len);
 		return;

@@ -173,6 +173,7 @@ static int open_cache(struct run *run)
 				.start_host = true,
 			},
 		.order = run->options.order,
+		.file_max = run->options.file_max,
 		.queue_bytes = run->options.queue,
 		.workers = (unsigned int)workers,
 	};
@@ -386,6 +387,8 @@ int main(int argc, char **argv)
 	run.mount.attr_timeout = run.options.attr_timeout;
 	run.mount.entry_timeout = run.options.entry_timeout;
 	run.mount.negative_timeout = run.options.negative_timeout;
+	run.mount.stale_ok = run.options.stale_ok;
+	run.mount.exclude = run.options.exclude;
 	run.mount.ask_on_open = run.options.ask_on_open;
 	pthread_mutex_init(&run.mount.volume.lock, NULL);
 	run.mount.background = TM_MIN(run.options.threads, BACKGROUND_MAX);

@@ -42,6 +42,7 @@ enum kind {
 	KIND_ACTIMEO,     /* all three timeouts */
 	KIND_CONSISTENCY, /* the timeouts, and whether an open asks */
 	KIND_TEXT,        /* const char * */
+	KIND_LIST,        /* const char *[TM_EXCLUDE_MAX + 1], one more each time */
 };
 
 struct row {
@@ -70,6 +71,12 @@ static const struct row rows[] = {
 		"how long names are trusted (default 1)"},
 	{"negative_timeout", KIND_SECONDS, FIELD(negative_timeout), 0, 0, "SECS",
 		"how long the absence of a name is trusted (default 0)"},
+	{"exclude", KIND_LIST, FIELD(exclude), 0, 0, "GLOB",
+		"do not cache files, nor what is in directories, of such a name; may be repeated"},
+	{"maxfile", KIND_SIZE, FIELD(file_max), 0, INT64_MAX, "SIZE",
+		"do not cache files that are longer"},
+	{"stale-ok", KIND_ON, FIELD(stale_ok), 0, 0, "",
+		"while BACKING fails, show what is cached, however old"},
 	{"watch", KIND_ON, FIELD(watch), 0, 0, "", "see at once what others change in BACKING"},
 	{"inodes", KIND_NUMBER, FIELD(inodes), 0, INODES_MAX, "N",
 		"most files to remember that the kernel has forgotten"},
@@ -208,6 +215,18 @@ static int set_consistency(struct tm_fs_options *options, const char *value)
 	return 0;
 }
 
+static int append(const char **list, const char *value)
+{
+	unsigned int n = 0;
+
+	while (list[n])
+		n++;
+	if (n == TM_EXCLUDE_MAX)
+		return -EINVAL;
+	list[n] = strdup(value);
+	return list[n] ? 0 : -ENOMEM;
+}
+
 /* 0, or -EINVAL, or -ENOMEM. */
 static int set_value(struct tm_fs_options *options, const struct row *row, const char *value)
 {
@@ -240,6 +259,8 @@ static int set_value(struct tm_fs_options *options, const struct row *row, const
 		return 0;
 	case KIND_CONSISTENCY:
 		return set_consistency(options, value);
+	case KIND_LIST:
+		return append(field, value);
 	default:
 		*(char **)field = strdup(value);
 		return *(char **)field ? 0 : -ENOMEM;
@@ -349,6 +370,7 @@ enum tm_parsed tm_fs_options_parse(int argc, char **argv, struct tm_fs_options *
 	bool by_mount = strncmp(basename(argv[0]), "mount.", 6) == 0;
 	struct tm_fs_options options = {
 		.queue = QUEUE_BYTES,
+		.file_max = INT64_MAX,
 		.order = ORDER,
 		.threads = THREADS,
 		.attr_timeout = TIMEOUT,

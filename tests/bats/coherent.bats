@@ -360,3 +360,22 @@ hung_readers() {
 	[ "$(cat "$MNT/d/f1")" = "file 1" ]
 	diff -r "$T/back" "$MNT"
 }
+
+@test "stale-ok: what is remembered is shown while the backing fails, and only then" {
+	few "$BACK"
+	rm "$BACK/d/e/hard"
+	slow "$BACK" delay_us=0,attr_timeout=0
+	mnt -o stale-ok,actimeo=0
+	walk "$MNT" >"$T/first"
+	walk "$MNT" >"$T/first"
+	retry 20 warm_reads_nothing walk "$MNT"
+	fault error 5
+	drop_caches
+	walk "$MNT" | diff "$T/first" -
+	try 1 touch "$MNT/d/f1"
+	try 1 cat "$MNT/d/never"
+	fault error 0
+	echo changed >"$T/back/d/f1"
+	retry 5 cmp "$MNT/d/f1" "$T/back/d/f1"
+	diff -r "$T/back" "$MNT"
+}

@@ -454,6 +454,25 @@ sys.exit(ctypes.get_errno() if r else 0)' "$@"; }
 	[ -z "$(ls "$BACK")" ]
 }
 
+@test "exclude and maxfile: what they name is read from the backing each time" {
+	mkdir -p "$BACK/cache/sub" "$BACK/keep"
+	local f
+	for f in cache/sub/a keep/a keep/b.iso keep/big; do seq 3000 >"$BACK/$f"; done
+	seq 100000 >"$BACK/keep/big"
+	find "$BACK" -exec touch -d 2020-02-02 {} +
+	slow "$BACK"
+	mnt -o exclude=*.iso,exclude=cache,maxfile=100k
+	retry 20 warm_reads_nothing cat "$MNT/keep/a"
+	for f in cache/sub/a keep/b.iso keep/big; do
+		cmp "$MNT/$f" "$T/back/$f"
+		not warm_reads_nothing cat "$MNT/$f"
+		cmp "$MNT/$f" "$T/back/$f"
+	done
+	# A name given through the mount counts as well.
+	mv "$MNT/keep/a" "$MNT/keep/a.iso"
+	not warm_reads_nothing cat "$MNT/keep/a.iso"
+}
+
 # --- reading ahead ----------------------------------------------------------------------------
 
 # far: a backing slow enough to be worth it; what is read of it is counted.
