@@ -146,7 +146,7 @@ check-built: tests
 	$(Q)tests/run
 
 bench: ## measure us beside the peers, in one run
-	$(Q)$(MAKE) --no-print-directory deps PEERS='bindfs sqlite3'
+	$(Q)$(MAKE) --no-print-directory deps PEERS='bindfs mergerfs sqlite3'
 	$(Q)$(MAKE) --no-print-directory tests
 	$(Q)bench/run
 

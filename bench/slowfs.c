@@ -11,8 +11,14 @@
  *   user.slowfs.reads, user.slowfs.read_bytes, user.slowfs.ops     decimal
  *   user.slowfs.reset                                              setting it makes them zero
  *
- * Locking: the counters are atomic; `pace.lock` guards when the line is free again. SOURCE is
- * opened before the mount, so the two may be the same directory.
+ * and what shall go wrong, for tests:
+ *
+ *   user.slowfs.hang    setting it to "/a/file" stops whoever looks at, opens, lists, reads or
+ * writes that file, until it is set to something else user.slowfs.error   setting it to 5 makes all
+ * of these fail with errno 5, until it is set to 0
+ *
+ * Locking: the counters are atomic; `pace.lock` guards when the line is free again, `fault.lock`
+ * what goes wrong. SOURCE is opened before the mount, so the two may be the same directory.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -75,6 +81,39 @@ static void take_time(uint64_t bytes)
 		sleep_until(until);
 }
 
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	char *hang; /* NULL, or the path */
+	int error;
+} fault = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, 0};
+
+/* Wait as long as `path` hangs. 0, or the error that everything meets now. */
+static int fault_meet(const char *path)
+{
+	int rc;
+
+	pthread_mutex_lock(&fault.lock);
+	while (path && fault.hang && strcmp(path, fault.hang) == 0)
+		pthread_cond_wait(&fault.changed, &fault.lock);
+	rc = path && !path[1] ? 0 : -fault.error; /* the root is where it is switched off */
+	pthread_mutex_unlock(&fault.lock);
+	return rc;
+}
+
+static void fault_set(char **hang, const int *error)
+{
+	pthread_mutex_lock(&fault.lock);
+	if (hang) {
+		free(fault.hang);
+		fault.hang = *hang;
+	}
+	if (error)
+		fault.error = *error;
+	pthread_cond_broadcast(&fault.changed);
+	pthread_mutex_unlock(&fault.lock);
+}
+
 /* Below the root's descriptor: paths never leave it. */
 static const char *below(const char *path)
 {
@@ -98,6 +137,10 @@ static int fd_of(const struct fuse_file_info *fi)
 
 static int slow_getattr(const char *path, struct stat *st, struct fuse_file_info *fi)
 {
+	int rc;
+	rc = fault_meet(path);
+	if (rc < 0)
+		return rc;
 	take_time(0);
 	return rc_of(fi ? fstat(fd_of(fi), st)
 			: fstatat(conf.root, below(path), st, AT_SYMLINK_NOFOLLOW));
@@ -105,8 +148,12 @@ static int slow_getattr(const char *path, struct stat *st, struct fuse_file_info
 
 static int slow_readlink(const char *path, char *buf, size_t size)
 {
+	int rc;
 	ssize_t n;
 
+	rc = fault_meet(path);
+	if (rc < 0)
+		return rc;
 	take_time(0);
 	n = readlinkat(conf.root, below(path), buf, size - 1);
 	if (n < 0)
@@ -117,8 +164,12 @@ static int slow_readlink(const char *path, char *buf, size_t size)
 
 static int slow_open(const char *path, struct fuse_file_info *fi)
 {
+	int rc;
 	int fd;
 
+	rc = fault_meet(path);
+	if (rc < 0)
+		return rc;
 	take_time(0);
 	fd = openat(conf.root, below(path), (fi->flags & ~O_DIRECT) | O_CLOEXEC);
 	if (fd < 0)
@@ -148,11 +199,11 @@ static int slow_release(const char *path, struct fuse_file_info *fi)
 
 static int slow_read(const char *path, char *buf, size_t size, off_t off, struct fuse_file_info *fi)
 {
-	ssize_t n = pread(fd_of(fi), buf, size, off);
+	int rc = fault_meet(path);
+	ssize_t n = rc < 0 ? rc : pread(fd_of(fi), buf, size, off);
 
-	(void)path;
 	if (n < 0)
-		return -errno;
+		return rc < 0 ? rc : -errno;
 	take_time((uint64_t)n);
 	atomic_fetch_add(&reads, 1);
 	atomic_fetch_add(&read_bytes, (unsigned long long)n);
@@ -162,9 +213,13 @@ static int slow_read(const char *path, char *buf, size_t size, off_t off, struct
 static int slow_write(
 	const char *path, const char *buf, size_t size, off_t off, struct fuse_file_info *fi)
 {
+	int rc;
 	ssize_t n;
 
 	(void)path;
+	rc = fault_meet(path);
+	if (rc < 0)
+		return rc;
 	take_time(0);
 	n = pwrite(fd_of(fi), buf, size, off);
 	return n < 0 ? -errno : (int)n;
@@ -340,11 +395,25 @@ static int slow_getxattr(const char *path, const char *name, char *value, size_t
 static int slow_setxattr(
 	const char *path, const char *name, const char *value, size_t size, int flags)
 {
-	char full[PATH_MAX];
+	char full[PATH_MAX], *text;
+	int error;
 
-	if (strcmp(path, "/") != 0 || strcmp(name, XATTR "reset") != 0) {
+	if (strcmp(path, "/") != 0 || strncmp(name, XATTR, strlen(XATTR)) != 0) {
 		take_time(0);
 		return rc_of(lsetxattr(by_path(path, full), name, value, size, flags));
+	}
+	text = strndup(value, size);
+	if (!text)
+		return -ENOMEM;
+	if (strcmp(name, XATTR "hang") == 0) {
+		fault_set(&text, NULL);
+		return 0;
+	}
+	error = atoi(text);
+	free(text);
+	if (strcmp(name, XATTR "error") == 0) {
+		fault_set(NULL, &error);
+		return 0;
 	}
 	atomic_store(&ops, 0);
 	atomic_store(&reads, 0);
@@ -456,7 +525,7 @@ int main(int argc, char **argv)
 		setrlimit(RLIMIT_NOFILE, &files);
 	}
 	fuse_opt_add_arg(
-		&args, "-ofsname=slowfs,subtype=slowfs,default_permissions,max_threads=32");
+		&args, "-ofsname=slowfs,subtype=slowfs,default_permissions,max_threads=256");
 	umask(0);
 	rc = fuse_main(args.argc, args.argv, &slow_ops, NULL);
 	fuse_opt_free_args(&args);

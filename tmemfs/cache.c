@@ -34,6 +34,11 @@
 /* Past this many pages it is cheaper to flush the object. */
 #define FLUSH_PAGES_MAX 4096
 
+/* Read-ahead: a megabyte on its way at once, at most this far before the reader. */
+#define AHEAD_THREADS 8
+#define AHEAD_BYTES   (4u << 20)
+#define AHEAD_PART    16 /* of the limit, if that is less */
+
 /* How long after a change of our own a stat is not yet worth making. */
 #define RESTAT_NS (20 * 1000000ll)
 
@@ -312,6 +317,7 @@ int tm_cache_open(const struct tm_cache_params *params, struct tm_cache **ret_ca
 		return -ENOMEM;
 	cache->page_shift = TM_PAGE_SHIFT + params->order;
 	cache->page_size = (size_t)1 << cache->page_shift;
+	cache->file_max = params->file_max;
 	for (unsigned int i = 0; i < TM_STRIPES; i++)
 		pthread_rwlock_init(&cache->stripes[i], NULL);
 	rc = -pthread_key_create(&cache->buffer_key, tm_cache_buffer_free);
@@ -330,9 +336,16 @@ int tm_cache_open(const struct tm_cache_params *params, struct tm_cache **ret_ca
 		cache, &cache->queue);
 	if (rc < 0)
 		goto fail_pool;
+	rc = tm_readahead_start(AHEAD_THREADS,
+		(size_t)TM_MIN((uint64_t)AHEAD_BYTES, params->open.limit / AHEAD_PART),
+		tm_cache_ahead, cache, &cache->ahead);
+	if (rc < 0)
+		goto fail_ahead;
 	*ret_cache = cache;
 	return 0;
 
+fail_ahead:
+	tm_putq_stop(cache->queue);
 fail_pool:
 	cache->tm->ops->close(cache->tm);
 fail_open:
@@ -344,6 +357,8 @@ fail_key:
 
 void tm_cache_quiesce(struct tm_cache *cache)
 {
+	tm_readahead_stop(cache->ahead);
+	cache->ahead = NULL;
 	tm_putq_stop(cache->queue);
 	cache->queue = NULL;
 }

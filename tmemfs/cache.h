@@ -15,6 +15,7 @@
 
 #include "core/tmem.h"
 #include "tmemfs/inode.h"
+#include "tmemfs/readahead.h"
 
 #define TM_READ_MAX (1u << 20) /* longest read of one call */
 
@@ -23,6 +24,7 @@ struct tm_cache;
 struct tm_cache_params {
 	struct tm_open_params open; /* opaque and on_destroyed are set by the cache */
 	unsigned int order;         /* pages of 4 KiB << order */
+	uint64_t file_max;          /* files longer than this are not cached */
 	uint64_t queue_bytes;       /* most bytes that wait to be put */
 	unsigned int workers;       /* threads that put */
 };
@@ -90,11 +92,11 @@ struct tm_reply {
 	bool fills; /* some pages came from the backing: call tm_cache_fill() after the reply */
 };
 
-/* Read up to `size` (<= TM_READ_MAX) bytes at `off` from tmem, and what it lacks from the
- * descriptor that `fd_of` returns (or -errno), which is only asked for one when that is needed. 0
- * and *ret_reply; -ENOMEM; the errno of `fd_of` and pread. May block on the backing. */
-int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, int (*fd_of)(void *opaque),
-	void *opaque, int64_t off, size_t size, struct tm_reply *ret_reply);
+/* Read up to `size` (<= TM_READ_MAX) bytes at `off` from tmem, and what it lacks from `source`,
+ * whose descriptor is only asked for when it is needed.
+ * 0 and *ret_reply; -ENOMEM; the errno of source->fd and pread. May block on the backing. */
+int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, struct tm_source *source,
+	int64_t off, size_t size, struct tm_reply *ret_reply);
 
 /* Queue the pages of this thread's last read that tmem lacked. Call it once the user has the reply.
  * `fd` is what they were read from. */

@@ -9,6 +9,8 @@
  * Each thread has one buffer, made at its first read and used for every reply: a malloc a reply of
  * 128 KiB and more is an mmap and its page faults, which halves the rate of large reads.
  *
+ * Where the backing is slow, the following pages are read ahead into tmem (readahead.h).
+ *
  * Invariants
  *   1. Bytes beyond the file's end are zero in every page that is put.
  *   2. If the backing's end is not where the version has it, nothing of that read is put.
@@ -21,6 +23,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+
+/* A backing whose reads take longer than this on average is worth reading ahead; below, its own
+ * kernel does, and a page would only be compressed and decompressed on its way. */
+#define SLOW_NS (300 * 1000ull)
 
 #define PAGES_MAX    (TM_READ_MAX / TM_PAGE_SIZE + 2)
 #define BUFFER_BYTES (TM_READ_MAX + 2 * (TM_PAGE_SIZE << TM_ORDER_MAX))
@@ -62,6 +68,19 @@ static struct tm_buffer *buffer_of_thread(struct tm_cache *cache)
 	return b;
 }
 
+/* A moving average, for whether reading ahead is worth it. Lost updates do not matter. */
+static void note_delay(struct tm_cache *cache, uint64_t ns)
+{
+	uint64_t before = atomic_load(&cache->read_ns);
+
+	atomic_store(&cache->read_ns, before + ns / 8 - before / 8);
+}
+
+static bool slow(struct tm_cache *cache)
+{
+	return atomic_load(&cache->read_ns) >= SLOW_NS;
+}
+
 /*
  * All there is of `len` bytes at `off`, of which `expect` should be there: a short read of that
  * many is the end, and asking a slow backing once more would double what a small file costs.
@@ -70,6 +89,7 @@ static struct tm_buffer *buffer_of_thread(struct tm_cache *cache)
 static ssize_t backing_read(
 	struct tm_cache *cache, int fd, char *buf, size_t len, int64_t off, size_t expect)
 {
+	uint64_t start = tm_now_ns();
 	size_t done = 0;
 
 	do {
@@ -83,6 +103,7 @@ static ssize_t backing_read(
 			break;
 		done += (size_t)n;
 	} while (done < TM_MIN(len, expect));
+	note_delay(cache, tm_now_ns() - start);
 	tm_cache_count(cache, TM_STAT_BACKING_READS, 1);
 	tm_cache_count(cache, TM_STAT_BACKING_READ_BYTES, (int64_t)done);
 	return (ssize_t)done;
@@ -114,7 +135,7 @@ static struct tm_version snapshot(struct tm_cache *cache, struct tm_inode *inode
 
 /* The same, after another look at a file that was too young to trust when it was opened. */
 static struct tm_version usable_version(
-	struct tm_cache *cache, struct tm_inode *inode, int (*fd_of)(void *opaque), void *opaque)
+	struct tm_cache *cache, struct tm_inode *inode, struct tm_source *source)
 {
 	struct tm_version v = snapshot(cache, inode);
 	struct tm_moment moment;
@@ -123,7 +144,8 @@ static struct tm_version usable_version(
 	if (v.cacheable || v.writers > 0 || tm_wall_ns() < v.trust_ns)
 		return v;
 	moment = tm_cache_moment(cache, inode);
-	if (fstat(fd_of(opaque), &st) < 0 || !tm_cache_observe(cache, inode, &st, &moment))
+	if (fstat(source->fd(source->opaque), &st) < 0 ||
+		!tm_cache_observe(cache, inode, &st, &moment))
 		return v;
 	return snapshot(cache, inode);
 }
@@ -169,31 +191,41 @@ static int pages_fetch(struct tm_cache *cache, const struct tm_version *v, struc
 	return 0;
 }
 
-int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, int (*fd_of)(void *opaque),
-	void *opaque, int64_t off, size_t size, struct tm_reply *ret_reply)
+int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, struct tm_source *source,
+	int64_t off, size_t size, struct tm_reply *ret_reply)
 {
 	struct tm_buffer *b = buffer_of_thread(cache);
 	struct tm_version v;
 	int64_t end;
-	bool fills = false, hits = false;
+	bool fills = false, hits = false, misses = false, ahead;
 
 	if (!b)
 		return -ENOMEM;
 	size = TM_MIN(size, (size_t)TM_READ_MAX);
 	b->pages = 0;
-	v = usable_version(cache, inode, fd_of, opaque);
-	if (!v.cacheable || off >= v.size || size == 0 || atomic_load(&cache->destroyed) ||
+	v = usable_version(cache, inode, source);
+	if (!v.cacheable || atomic_load(&inode->excluded) || (uint64_t)v.size > cache->file_max ||
+		off >= v.size || size == 0 || atomic_load(&cache->destroyed) ||
 		(uint64_t)(v.size - 1) >> cache->page_shift > UINT32_MAX)
-		return read_uncached(cache, b, &v, fd_of(opaque), off, size, ret_reply);
+		return read_uncached(
+			cache, b, &v, source->fd(source->opaque), off, size, ret_reply);
 
 	end = TM_MIN(off + (int64_t)size, v.size);
 	b->first = (uint64_t)off >> cache->page_shift;
 	b->pages = (unsigned int)(((uint64_t)(end - 1) >> cache->page_shift) - b->first + 1);
 	b->epoch = v.epoch;
+	ahead = slow(cache);
+	if (ahead)
+		tm_readahead_meet(cache->ahead, inode, off, (size_t)(end - off));
 	for (unsigned int i = 0; i < b->pages; i++) {
 		b->missed[i] = !page_get(cache, &v, b, i, off, end);
 		hits |= !b->missed[i];
+		misses |= b->missed[i];
 	}
+	/* Before we wait for our own bytes, so that all come at once. */
+	if (ahead && !atomic_load(&cache->refusing))
+		tm_readahead_note(
+			cache->ahead, inode, source, off, (size_t)(end - off), v.size, misses);
 	/* After a restart, say: the next open can do without the backing. */
 	if (hits && !atomic_load(&inode->filled))
 		atomic_store(&inode->filled, true);
@@ -209,9 +241,11 @@ int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, int (*fd_of)(v
 			continue;
 		}
 		/* An error may lie in bytes that nobody asked for: then read just the others. */
-		if (pages_fetch(cache, &v, b, i, n, fd_of(opaque), &stop, &whole) < 0) {
+		if (pages_fetch(cache, &v, b, i, n, source->fd(source->opaque), &stop, &whole) <
+			0) {
 			b->pages = 0;
-			return read_uncached(cache, b, &v, fd_of(opaque), off, size, ret_reply);
+			return read_uncached(
+				cache, b, &v, source->fd(source->opaque), off, size, ret_reply);
 		}
 		fills = true;
 		if (!whole) { /* changed by others: as far as it goes, and nothing of it is kept */
@@ -247,6 +281,43 @@ static bool queue_or_put(struct tm_cache *cache, struct tm_inode *inode, uint64_
 		return false;
 	}
 	tm_cache_put(cache, &put);
+	return true;
+}
+
+bool tm_cache_ahead(
+	void *opaque, struct tm_inode *inode, struct tm_source *source, int64_t off, size_t len)
+{
+	struct tm_cache *cache = opaque;
+	struct tm_buffer *b = buffer_of_thread(cache);
+	struct tm_version v = snapshot(cache, inode);
+	int64_t end = TM_MIN(off + (int64_t)len, v.size), stop;
+	bool whole;
+	int fd;
+
+	if (!b || !v.cacheable || end <= off || atomic_load(&cache->refusing))
+		return false;
+	b->first = (uint64_t)off >> cache->page_shift;
+	b->pages = (unsigned int)(((uint64_t)(end - 1) >> cache->page_shift) - b->first + 1);
+	while (b->pages > 0 && page_get(cache, &v, b, 0, off, end)) {
+		b->first++;
+		b->pages--;
+		off = (int64_t)b->first << cache->page_shift;
+	}
+	if (b->pages == 0)
+		return false;
+	fd = source->fd(source->opaque);
+	if (pages_fetch(cache, &v, b, 0, b->pages, fd, &stop, &whole) < 0 || !whole)
+		return false;
+	for (unsigned int i = 0; i < b->pages; i++) {
+		struct tm_put put = {.inode = inode,
+			.epoch = v.epoch,
+			.index = (uint32_t)(b->first + i),
+			.page = b->data + ((size_t)i << cache->page_shift)};
+
+		tm_cache_put(cache, &put);
+	}
+	posix_fadvise(fd, (off_t)(b->first << cache->page_shift),
+		(off_t)b->pages << cache->page_shift, POSIX_FADV_DONTNEED);
 	return true;
 }
 

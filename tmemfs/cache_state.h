@@ -19,11 +19,14 @@ struct tm_cache {
 	int pool;
 	unsigned int page_shift;
 	size_t page_size;
-	struct tm_putq *queue;    /* NULL once quiesced */
+	uint64_t file_max;
+	struct tm_putq *queue; /* NULL once quiesced, as is `ahead` */
+	struct tm_readahead *ahead;
 	pthread_key_t buffer_key; /* each thread's struct tm_buffer, see cache_read.c */
 
-	atomic_bool destroyed; /* by an operator: tmem will never know a page again */
-	atomic_bool refusing;  /* the last put was refused */
+	atomic_bool destroyed;    /* by an operator: tmem will never know a page again */
+	atomic_bool refusing;     /* the last put was refused */
+	_Atomic uint64_t read_ns; /* what a read of the backing takes, on average */
 
 	pthread_rwlock_t stripes[TM_STRIPES];
 };
@@ -33,6 +36,11 @@ pthread_rwlock_t *tm_cache_stripe(struct tm_cache *cache, const struct tm_inode 
 
 /* Called by the queue's threads: put one page, if it is still what the file holds. */
 void tm_cache_put(void *opaque, const struct tm_put *put);
+
+/* Called by read-ahead's threads: read what tmem lacks of a piece, and put it. False if there was
+ * nothing to do, or that did not work. */
+bool tm_cache_ahead(
+	void *opaque, struct tm_inode *inode, struct tm_source *source, int64_t off, size_t len);
 
 /* Frees a thread's buffer when the thread ends. */
 void tm_cache_buffer_free(void *buffer);

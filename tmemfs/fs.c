@@ -5,6 +5,7 @@
 #include "tmemfs/fs.h"
 
 #include <errno.h>
+#include <fnmatch.h>
 #include <string.h>
 #include <sys/sysmacros.h>
 
@@ -107,6 +108,27 @@ int tm_fs_ask(struct tm_mount *mount, struct tm_inode *inode, int fd, struct sta
 	return 0;
 }
 
+bool tm_fs_unreachable(struct tm_mount *mount, int rc)
+{
+	switch (mount->stale_ok ? -rc : 0) {
+	case EIO:
+	case ENOTCONN:
+	case ECONNABORTED:
+	case ECONNREFUSED:
+	case ECONNRESET:
+	case ETIMEDOUT:
+	case ENETDOWN:
+	case ENETUNREACH:
+	case EHOSTDOWN:
+	case EHOSTUNREACH:
+	case EREMOTEIO:
+		tm_meta_unreachable(mount->meta);
+		return true;
+	default:
+		return false;
+	}
+}
+
 void tm_fs_doubt(struct tm_mount *mount, struct tm_inode *inode)
 {
 	tm_inode_doubt(inode);
@@ -121,6 +143,15 @@ static void entry_set(struct tm_mount *mount, struct tm_inode *inode, double att
 	entry->generation = inode->generation;
 	entry->attr_timeout = attr_timeout;
 	entry->entry_timeout = entry_timeout;
+}
+
+/* Not cached are files of such a name, and what lies below directories of such a name. */
+static bool excluded(struct tm_mount *mount, const struct tm_inode *parent, const char *name)
+{
+	for (const char *const *glob = mount->exclude; *glob; glob++)
+		if (fnmatch(*glob, name, 0) == 0)
+			return true;
+	return atomic_load(&parent->excluded);
 }
 
 /* Complete an entry whose look-up has been counted; undoes that on failure. */
@@ -155,11 +186,15 @@ static int entry_finish(struct tm_mount *mount, struct tm_inode *inode,
 static bool entry_recall(struct tm_mount *mount, struct tm_inode *parent, const char *name,
 	struct fuse_entry_param *entry)
 {
+	bool stale = mount->stale_ok && tm_meta_stale(mount->meta);
+	uint64_t ttl = stale ? UINT64_MAX : tm_fs_ns(mount->entry_timeout);
 	uint64_t entry_left, attr_left;
 	struct tm_inode *inode;
 
-	if (!tm_inode_recall(parent, name, tm_fs_ns(mount->entry_timeout), &inode, &entry_left))
+	if (!tm_inode_recall(parent, name, ttl, &inode, &entry_left))
 		return false;
+	if (stale)
+		entry_left = TM_MIN(entry_left, (uint64_t)TM_STALE_NS);
 	if (!tm_meta_stat(mount->meta, inode, &entry->attr, &attr_left)) {
 		tm_inode_forget(inode, 1);
 		return false;
@@ -181,6 +216,10 @@ int tm_fs_lookup(struct tm_mount *mount, struct tm_inode *parent, const char *na
 		return 0;
 	asked = tm_meta_ask(mount->meta);
 	rc = tm_inode_lookup(parent, name, &ret_entry->attr, &certain, &inode);
+	if (rc == 0)
+		atomic_store(&inode->excluded, excluded(mount, parent, name));
+	if (tm_fs_unreachable(mount, rc) && entry_recall(mount, parent, name, ret_entry))
+		return 0;
 	return rc < 0 ? rc : entry_finish(mount, inode, &asked, certain, ret_entry);
 }
 
@@ -197,5 +236,7 @@ int tm_fs_adopt(struct tm_mount *mount, struct tm_inode *parent, const char *nam
 	if (place < 0)
 		return -errno;
 	rc = tm_inode_adopt(parent, name, place, &ret_entry->attr, &inode);
+	if (rc == 0)
+		atomic_store(&inode->excluded, excluded(mount, parent, name));
 	return rc < 0 ? rc : entry_finish(mount, inode, &asked, true, ret_entry);
 }

@@ -45,9 +45,12 @@ struct tm_mount {
 	double attr_timeout;
 	double entry_timeout;
 	double negative_timeout;
-	bool ask_on_open; /* every open asks the backing, whatever is known */
+	const char *const *exclude; /* patterns of names that are not cached, up to NULL */
+	bool stale_ok;              /* what is known counts while the backing cannot be asked */
+	bool ask_on_open;           /* every open asks the backing, whatever is known */
 	struct tm_volume volume;
-	bool acl; /* running as root: the kernel may leave ACLs and umask to us */
+	unsigned int background; /* reads that the kernel may send without waiting for them */
+	bool acl;                /* running as root: the kernel may leave ACLs and umask to us */
 	void (*on_ready)(void *opaque);
 	void *opaque;
 };
@@ -59,8 +62,9 @@ struct tm_file {
 	struct tm_inode *inode; /* referenced */
 	struct tm_fd place;     /* if opened from memory and at hand: what `fd` is made from */
 	int flags;
-	_Atomic int fd;       /* -1: not needed so far */
-	_Atomic int plain_fd; /* -1, or: without O_APPEND, for pages that mmap wrote */
+	_Atomic int fd;          /* -1: not needed so far */
+	struct tm_source source; /* this file, for who reads ahead in it */
+	_Atomic int plain_fd;    /* -1, or: without O_APPEND, for pages that mmap wrote */
 };
 
 static inline struct tm_mount *tm_mount_of(fuse_req_t req)
@@ -100,6 +104,16 @@ int tm_fs_stat(struct tm_mount *mount, struct tm_inode *inode, int fd, struct st
 /* The same, past what the backing's own client has cached (NFS, FUSE); what the cache makes of it
  * is the caller's business. */
 int tm_fs_ask(struct tm_mount *mount, struct tm_inode *inode, int fd, struct stat *ret_st);
+
+/* An open asks the backing, whatever is known. */
+static inline bool tm_fs_must_ask(struct tm_mount *mount)
+{
+	return mount->ask_on_open && !(mount->stale_ok && tm_meta_stale(mount->meta));
+}
+
+/* `rc` says that the backing cannot be asked, and what is known may be shown instead, however old:
+ * try that. */
+bool tm_fs_unreachable(struct tm_mount *mount, int rc);
 
 /* The backing does not know the inode by the name that we remember (-ESTALE): nor do we. */
 void tm_fs_doubt(struct tm_mount *mount, struct tm_inode *inode);

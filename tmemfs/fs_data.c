@@ -25,17 +25,12 @@ static void change_end(struct tm_mount *mount, struct tm_inode *inode, off_t siz
 	tm_meta_change_end(mount->meta, inode);
 }
 
-static int fd_of_file(void *file)
-{
-	return tm_file_fd(file);
-}
-
 void tm_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct tm_mount *mount = tm_mount_of(req);
 	struct tm_file *file = tm_file_of(fi);
 	struct tm_reply reply;
-	int rc = tm_cache_read(mount->cache, file->inode, fd_of_file, file, off, size, &reply);
+	int rc = tm_cache_read(mount->cache, file->inode, &file->source, off, size, &reply);
 
 	(void)ino;
 	if (rc < 0) {

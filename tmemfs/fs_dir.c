@@ -82,10 +82,12 @@ static int open_listing(struct tm_mount *mount, struct tm_dir *dir)
 
 	if (!tm_meta_has(mount->meta, dir->inode, FACT_LISTING))
 		return 0;
-	if (mount->ask_on_open || !tm_meta_stat(mount->meta, dir->inode, &st, &left)) {
+	if (tm_fs_must_ask(mount) || !tm_meta_stat(mount->meta, dir->inode, &st, &left)) {
 		rc = tm_fd_get(dir->inode, &place);
 		if (rc == 0)
 			rc = tm_fs_ask(mount, dir->inode, place.fd, &st);
+		if (tm_fs_unreachable(mount, rc))
+			rc = 0;
 	}
 	if (rc < 0 || !tm_meta_recall(mount->meta, dir->inode, FACT_LISTING, &rc, &listing))
 		return rc;

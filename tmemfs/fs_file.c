@@ -23,6 +23,21 @@
 #define FLAGS_PASSED                                                                               \
 	(O_ACCMODE | O_APPEND | O_TRUNC | O_EXCL | O_NOATIME | O_SYNC | O_DSYNC | O_LARGEFILE)
 
+static int source_fd(void *file)
+{
+	return tm_file_fd(file);
+}
+
+static void source_ref(void *file)
+{
+	tm_file_ref(file);
+}
+
+static void source_unref(void *file)
+{
+	tm_file_unref(file);
+}
+
 static struct tm_file *file_new(struct tm_inode *inode, int fd, int flags)
 {
 	struct tm_file *file = calloc(1, sizeof(*file));
@@ -30,6 +45,7 @@ static struct tm_file *file_new(struct tm_inode *inode, int fd, int flags)
 	if (!file)
 		return NULL;
 	file->inode = tm_inode_ref(inode);
+	file->source = (struct tm_source){source_fd, source_ref, source_unref, file, {0}};
 	file->flags = flags;
 	atomic_init(&file->fd, fd);
 	if (fd < 0)
@@ -157,10 +173,12 @@ static int open_from_memory(
 	uint64_t left;
 	int rc = 0;
 
-	if (mount->ask_on_open || !tm_meta_stat(mount->meta, inode, &st, &left)) {
+	if (tm_fs_must_ask(mount) || !tm_meta_stat(mount->meta, inode, &st, &left)) {
 		rc = tm_fd_get(inode, &place);
 		if (rc == 0)
 			rc = tm_fs_ask(mount, inode, place.fd, &st);
+		if (tm_fs_unreachable(mount, rc) && tm_meta_stat(mount->meta, inode, &st, &left))
+			rc = 0;
 	}
 	if (rc == 0)
 		rc = st.st_nlink == 0 && !tm_inode_unlinked(inode) ? -ESTALE : 0;

@@ -20,6 +20,9 @@ void tm_op_init(void *userdata, struct fuse_conn_info *conn)
 	conn->want |= conn->capable &
 		(FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ASYNC_READ |
 			FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_CACHE_SYMLINKS);
+	/* Reads that wait for one slow file must not be all that the kernel sends. */
+	conn->max_background = mount->background;
+	conn->congestion_threshold = mount->background / 4 * 3;
 	/* A delayed write would land at an old end of the file. */
 	conn->want &= ~FUSE_CAP_WRITEBACK_CACHE;
 	/* Default ACLs replace the umask, so whoever creates must know both: the backing. */
@@ -87,6 +90,8 @@ void tm_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	}
 	if (rc == 0)
 		rc = tm_fs_stat(mount, inode, fd, &st);
+	if (tm_fs_unreachable(mount, rc) && tm_meta_stat(mount->meta, inode, &st, &left))
+		rc = 0;
 	if (rc == -ESTALE)
 		tm_fs_doubt(mount, inode);
 	reply_attr(req, rc, &st, mount->attr_timeout);
@@ -198,6 +203,9 @@ void tm_op_readlink(fuse_req_t req, fuse_ino_t ino)
 		memcpy(target, known, (size_t)len);
 	else
 		len = read_link(mount, inode, target, sizeof(target) - 1);
+	if (tm_fs_unreachable(mount, len) &&
+		tm_meta_recall(mount->meta, inode, FACT_TARGET, &len, &known) && len > 0)
+		memcpy(target, known, (size_t)len);
 	if (len < 0) {
 		tm_reply_rc(req, len);
 		return;

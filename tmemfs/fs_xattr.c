@@ -83,9 +83,10 @@ static int xattr_known(
 		return rc;
 	asked = tm_meta_ask(mount->meta);
 	rc = tm_fd_get(inode, &place);
-	if (rc < 0)
+	if (rc == 0)
+		rc = (int)xattr_get(place.fd, name, value, sizeof(value));
+	if (tm_fs_unreachable(mount, rc) && tm_meta_recall(mount->meta, inode, key, &rc, ret_value))
 		return rc;
-	rc = (int)xattr_get(place.fd, name, value, sizeof(value));
 	if (rc >= 0 || rc == -ENODATA || rc == -EOPNOTSUPP)
 		tm_meta_remember(mount->meta, inode, &asked, key, rc, value);
 	if (rc <= 0)

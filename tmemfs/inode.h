@@ -31,6 +31,7 @@ struct tm_inode {
 	bool by_handle;                /* `handle` can be opened */
 	_Atomic int held_fd;           /* -1, or: open for reading, since its last name went away */
 	_Atomic bool filled;           /* tmem has, or had, pages of its version */
+	_Atomic bool excluded;         /* by its name: not to be cached */
 	_Atomic bool lost;             /* some were not put, as the queue was full */
 	_Atomic bool again;            /* it was opened since */
 	_Atomic unsigned int unopened; /* open files without a descriptor of their own */

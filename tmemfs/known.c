@@ -44,6 +44,7 @@ struct tm_meta {
 
 	/* lock */
 	uint64_t tick;
+	uint64_t stale_until_ns;
 	uint64_t bytes;
 	struct tm_fact *newest, *oldest;
 };
@@ -152,7 +153,8 @@ static bool current_locked(const struct tm_known *known, const struct tm_asked *
 
 static bool good_locked(const struct tm_meta *meta, const struct tm_known *known, uint64_t now)
 {
-	return known->valid && known->changes == 0 && now - known->checked_ns < meta->ttl_ns;
+	return known->valid && known->changes == 0 &&
+		(now - known->checked_ns < meta->ttl_ns || now < meta->stale_until_ns);
 }
 
 bool tm_meta_learn(struct tm_meta *meta, struct tm_inode *inode, const struct tm_asked *asked,
@@ -189,10 +191,29 @@ bool tm_meta_stat(
 	good = good_locked(meta, known, now);
 	if (good) {
 		*ret_st = known->st;
-		*ret_left_ns = meta->ttl_ns - (now - known->checked_ns);
+		*ret_left_ns = now - known->checked_ns < meta->ttl_ns
+			? meta->ttl_ns - (now - known->checked_ns)
+			: meta->stale_until_ns - now;
 	}
 	pthread_mutex_unlock(&meta->lock);
 	return good;
+}
+
+void tm_meta_unreachable(struct tm_meta *meta)
+{
+	pthread_mutex_lock(&meta->lock);
+	meta->stale_until_ns = tm_now_ns() + TM_STALE_NS;
+	pthread_mutex_unlock(&meta->lock);
+}
+
+bool tm_meta_stale(struct tm_meta *meta)
+{
+	bool stale;
+
+	pthread_mutex_lock(&meta->lock);
+	stale = meta->stale_until_ns > 0 && tm_now_ns() < meta->stale_until_ns;
+	pthread_mutex_unlock(&meta->lock);
+	return stale;
 }
 
 static void forget_locked(struct tm_meta *meta, struct tm_inode *inode)

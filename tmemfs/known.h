@@ -55,6 +55,11 @@ struct tm_asked tm_meta_ask(struct tm_meta *meta);
 bool tm_meta_learn(struct tm_meta *meta, struct tm_inode *inode, const struct tm_asked *asked,
 	const struct stat *st);
 
+/* The backing cannot be asked just now: for a second, age does not count. */
+#define TM_STALE_NS 1000000000ull
+void tm_meta_unreachable(struct tm_meta *meta);
+bool tm_meta_stale(struct tm_meta *meta); /* such a second has not passed */
+
 /* The attributes, if they are still good: for *ret_left_ns more. */
 bool tm_meta_stat(
 	struct tm_meta *meta, struct tm_inode *inode, struct stat *ret_st, uint64_t *ret_left_ns);

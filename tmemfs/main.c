@@ -19,9 +19,12 @@
 #include "tmemfs/creds.h"
 #include "tmemfs/fs.h"
 #include "tmemfs/options.h"
+#include "tmemfs/recover.h"
 #include "tmemfs/watch.h"
 
-#define WORKERS_MAX 4
+#define WORKERS_MAX    4
+#define BACKGROUND_MAX 65535u
+#define IDLE_THREADS   16u
 
 /* Of the limit, this part may go on top for inodes that only we remember, and as much for facts. */
 #define KNOWN_PART  64
@@ -165,10 +168,12 @@ static int open_cache(struct run *run)
 				.name = name,
 				.type = "tmemfs",
 				.socket = run->options.socket,
-				.limit = run->options.limit,
+				.limit = run->options.limit ? run->options.limit
+							    : tm_limit_default(),
 				.start_host = true,
 			},
 		.order = run->options.order,
+		.file_max = run->options.file_max,
 		.queue_bytes = run->options.queue,
 		.workers = (unsigned int)workers,
 	};
@@ -286,7 +291,7 @@ static int loop(struct run *run, struct fuse_session *session)
 	if (!config)
 		return -ENOMEM;
 	fuse_loop_cfg_set_max_threads(config, run->options.threads);
-	fuse_loop_cfg_set_idle_threads(config, run->options.threads);
+	fuse_loop_cfg_set_idle_threads(config, TM_MIN(run->options.threads, IDLE_THREADS));
 	fuse_loop_cfg_set_clone_fd(config, 0);
 	rc = fuse_session_loop_mt(session, config);
 	fuse_loop_cfg_destroy(config);
@@ -364,6 +369,12 @@ int main(int argc, char **argv)
 
 	if (parsed != TM_PARSED_RUN)
 		return parsed == TM_PARSED_DONE ? 0 : 2;
+	if (run.options.recover) {
+		rc = tm_recover(run.options.mountpoint);
+		if (rc < 0)
+			complain("cannot recover", run.options.mountpoint, strerror(-rc));
+		return rc < 0 ? 1 : 0;
+	}
 	if (resolve(&run) < 0)
 		return 1;
 	if (run.options.fake)
@@ -376,8 +387,11 @@ int main(int argc, char **argv)
 	run.mount.attr_timeout = run.options.attr_timeout;
 	run.mount.entry_timeout = run.options.entry_timeout;
 	run.mount.negative_timeout = run.options.negative_timeout;
+	run.mount.stale_ok = run.options.stale_ok;
+	run.mount.exclude = run.options.exclude;
 	run.mount.ask_on_open = run.options.ask_on_open;
 	pthread_mutex_init(&run.mount.volume.lock, NULL);
+	run.mount.background = TM_MIN(run.options.threads, BACKGROUND_MAX);
 	run.mount.acl = geteuid() == 0;
 	run.mount.on_ready = on_ready;
 	run.mount.opaque = &run;

@@ -24,7 +24,7 @@
 #define QUEUE_BYTES (16ull << 20)
 #define QUEUE_MAX   (4ull << 30)
 #define ORDER       2
-#define THREADS     16
+#define THREADS     128
 #define THREADS_MAX 1024
 #define TIMEOUT     1.0
 #define FOREVER     1e9 /* seconds */
@@ -42,6 +42,7 @@ enum kind {
 	KIND_ACTIMEO,     /* all three timeouts */
 	KIND_CONSISTENCY, /* the timeouts, and whether an open asks */
 	KIND_TEXT,        /* const char * */
+	KIND_LIST,        /* const char *[TM_EXCLUDE_MAX + 1], one more each time */
 };
 
 struct row {
@@ -70,11 +71,17 @@ static const struct row rows[] = {
 		"how long names are trusted (default 1)"},
 	{"negative_timeout", KIND_SECONDS, FIELD(negative_timeout), 0, 0, "SECS",
 		"how long the absence of a name is trusted (default 0)"},
+	{"exclude", KIND_LIST, FIELD(exclude), 0, 0, "GLOB",
+		"do not cache files, nor what is in directories, of such a name; may be repeated"},
+	{"maxfile", KIND_SIZE, FIELD(file_max), 0, INT64_MAX, "SIZE",
+		"do not cache files that are longer"},
+	{"stale-ok", KIND_ON, FIELD(stale_ok), 0, 0, "",
+		"while BACKING fails, show what is cached, however old"},
 	{"watch", KIND_ON, FIELD(watch), 0, 0, "", "see at once what others change in BACKING"},
 	{"inodes", KIND_NUMBER, FIELD(inodes), 0, INODES_MAX, "N",
 		"most files to remember that the kernel has forgotten"},
 	{"threads", KIND_NUMBER, FIELD(threads), 1, THREADS_MAX, "N",
-		"most requests served at once (default 16)"},
+		"most requests served at once (default 128)"},
 	{"name", KIND_TEXT, FIELD(name), 0, 0, "NAME",
 		"what tmemctl and tmemstat call this mount (default: the mount point)"},
 	{"socket", KIND_TEXT, FIELD(socket), 0, 0, "PATH",
@@ -115,6 +122,7 @@ static const struct row rows[] = {
 static void help(void)
 {
 	printf("Usage: tmemfs [options] BACKING MOUNTPOINT\n"
+	       "       tmemfs --recover MOUNTPOINT\n"
 	       "Show the directory BACKING at MOUNTPOINT, which may be BACKING itself, and keep "
 	       "what is\n"
 	       "read from it in compressed memory.\n"
@@ -123,6 +131,7 @@ static void help(void)
 	       "  -d               print every request (implies -f)\n"
 	       "  -S SOCKET        control socket of the host, or \"none\"\n"
 	       "  -o OPTION,...    as below\n"
+	       "  --recover        unmount MOUNTPOINT if its server was killed; else do nothing\n"
 	       "  -h, --help       this text\n"
 	       "  -V, --version    versions\n"
 	       "\n");
@@ -206,6 +215,18 @@ static int set_consistency(struct tm_fs_options *options, const char *value)
 	return 0;
 }
 
+static int append(const char **list, const char *value)
+{
+	unsigned int n = 0;
+
+	while (list[n])
+		n++;
+	if (n == TM_EXCLUDE_MAX)
+		return -EINVAL;
+	list[n] = strdup(value);
+	return list[n] ? 0 : -ENOMEM;
+}
+
 /* 0, or -EINVAL, or -ENOMEM. */
 static int set_value(struct tm_fs_options *options, const struct row *row, const char *value)
 {
@@ -238,6 +259,8 @@ static int set_value(struct tm_fs_options *options, const struct row *row, const
 		return 0;
 	case KIND_CONSISTENCY:
 		return set_consistency(options, value);
+	case KIND_LIST:
+		return append(field, value);
 	default:
 		*(char **)field = strdup(value);
 		return *(char **)field ? 0 : -ENOMEM;
@@ -308,6 +331,9 @@ static enum tm_parsed parse_flag(struct tm_fs_options *options, int flag, bool b
 	case 'd':
 		options->debug = options->foreground = true;
 		return TM_PARSED_RUN;
+	case 'R':
+		options->recover = true;
+		return TM_PARSED_RUN;
 	case 'r':
 		return parse_list(options, "ro");
 	case 'w':
@@ -338,11 +364,13 @@ enum tm_parsed tm_fs_options_parse(int argc, char **argv, struct tm_fs_options *
 	static const struct option longs[] = {
 		{"help", no_argument, NULL, 'h'},
 		{"version", no_argument, NULL, 'V'},
+		{"recover", no_argument, NULL, 'R'},
 		{NULL, 0, NULL, 0},
 	};
 	bool by_mount = strncmp(basename(argv[0]), "mount.", 6) == 0;
 	struct tm_fs_options options = {
 		.queue = QUEUE_BYTES,
+		.file_max = INT64_MAX,
 		.order = ORDER,
 		.threads = THREADS,
 		.attr_timeout = TIMEOUT,
@@ -354,7 +382,7 @@ enum tm_parsed tm_fs_options_parse(int argc, char **argv, struct tm_fs_options *
 	};
 	enum tm_parsed parsed =
 		options.mount_options ? TM_PARSED_RUN : usage(strerror(ENOMEM), NULL);
-	int flag;
+	int flag, wanted;
 
 	opterr = 0;
 	while (parsed == TM_PARSED_RUN &&
@@ -364,15 +392,19 @@ enum tm_parsed tm_fs_options_parse(int argc, char **argv, struct tm_fs_options *
 		else
 			parsed = parse_flag(&options, flag, by_mount);
 	}
-	if (parsed == TM_PARSED_RUN && argc - optind != 2)
-		parsed = argc - optind > 2 ? usage("unexpected argument", argv[optind + 2])
-					   : usage("BACKING and MOUNTPOINT are needed", NULL);
+	wanted = options.recover ? 1 : 2;
+	if (parsed == TM_PARSED_RUN && argc - optind != wanted)
+		parsed = argc - optind > wanted
+			? usage("unexpected argument", argv[optind + wanted])
+			: usage(options.recover ? "MOUNTPOINT is needed"
+						: "BACKING and MOUNTPOINT are needed",
+				  NULL);
 	if (parsed != TM_PARSED_RUN) {
 		free(options.mount_options);
 		return parsed;
 	}
 	options.backing = argv[optind];
-	options.mountpoint = argv[optind + 1];
+	options.mountpoint = argv[argc - 1];
 	*ret_options = options;
 	return TM_PARSED_RUN;
 }

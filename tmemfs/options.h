@@ -8,6 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define TM_EXCLUDE_MAX 64 /* patterns */
+
 struct tm_fs_options {
 	/* Of argv, or allocated once and never freed. */
 	const char *backing;
@@ -18,6 +20,8 @@ struct tm_fs_options {
 
 	uint64_t limit; /* 0: the default */
 	uint64_t queue;
+	uint64_t file_max;
+	const char *exclude[TM_EXCLUDE_MAX + 1]; /* up to NULL */
 	unsigned int order;
 	unsigned int threads;
 	double attr_timeout;
@@ -26,10 +30,12 @@ struct tm_fs_options {
 	unsigned int inodes; /* UINT_MAX: from `limit` */
 	bool ask_on_open;
 	bool watch;
+	bool stale_ok;
 	bool foreground;
 	bool debug;
 	bool subtype;
-	bool fake; /* mount(8) wants everything but the mount */
+	bool recover; /* clean `mountpoint` up, nothing else */
+	bool fake;    /* mount(8) wants everything but the mount */
 };
 
 enum tm_parsed {

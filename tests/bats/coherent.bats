@@ -300,3 +300,82 @@ same_walk() { diff <(walk "$MNT") <(walk "$BACK"); }
 		one_line
 	done
 }
+
+# --- when things break ------------------------------------------------------------------------
+
+# fault NAME VALUE: see bench/slowfs.c.
+fault() { setfattr -n "user.slowfs.$1" -v "$2" "$T/slow"; }
+
+# hung_readers N: so many processes wait for different parts of $MNT/hung.
+hung_readers() {
+	python3 - "$MNT/hung" "$1" "$T/reading" <<-'PY' 3>&- &
+		import os, sys, threading, time
+		path, count, reading = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+		fds = [os.open(path, os.O_RDONLY) for i in range(count)]
+		open(reading, "w").close()
+		while not os.path.exists(reading + ".go"): time.sleep(0.01)
+		threads = [threading.Thread(target=os.pread, args=(fds[i], 4096, i << 20)) for i in range(count)]
+		for t in threads: t.start()
+		open(reading + ".all", "w").close()
+		for t in threads: t.join()
+	PY
+	HUNG=$!
+	defer "fault hang ''"
+	retry 10 test -e "$T/reading"
+	fault hang /hung
+	touch "$T/reading.go"
+	retry 10 test -e "$T/reading.all"
+}
+
+@test "a file that hangs keeps nobody from the others" {
+	few "$BACK"
+	truncate -s 100M "$BACK/hung"
+	old "$BACK"
+	slow "$BACK"
+	mnt
+	hung_readers 60
+	timeout 60 diff -r "$T/back/d" "$MNT/d"
+	echo new >"$MNT/d/new"
+	timeout 60 cat "$MNT/d/new"
+	kill -0 "$HUNG"
+	fault hang ""
+	wait "$HUNG"
+	cmp "$MNT/hung" "$T/back/hung"
+}
+
+@test "a backing that fails gives its error, and is back when it is" {
+	few "$BACK"
+	slow "$BACK" delay_us=0,attr_timeout=0
+	mnt -o actimeo=0
+	cat "$MNT/d/f1"
+	fault error 5
+	try 1 cat "$MNT/d/f1"
+	contains "Input/output error"
+	try 1 truncate -s 1 "$MNT/d/f2"
+	contains "Input/output error"
+	fault error 116
+	try 1 cat "$MNT/d/f1"
+	contains "Stale file handle"
+	fault error 0
+	[ "$(cat "$MNT/d/f1")" = "file 1" ]
+	diff -r "$T/back" "$MNT"
+}
+
+@test "stale-ok: what is remembered is shown while the backing fails, and only then" {
+	few "$BACK"
+	rm "$BACK/d/e/hard"
+	slow "$BACK" delay_us=0,attr_timeout=0
+	mnt -o stale-ok,actimeo=0
+	walk "$MNT" >"$T/first"
+	walk "$MNT" >"$T/first"
+	retry 20 warm_reads_nothing walk "$MNT"
+	fault error 5
+	drop_caches
+	walk "$MNT" | diff "$T/first" -
+	try 1 touch "$MNT/d/f1"
+	try 1 cat "$MNT/d/never"
+	fault error 0
+	echo changed >"$T/back/d/f1"
+	retry 5 cmp "$MNT/d/f1" "$T/back/d/f1"
+	diff -r "$T/back" "$MNT"
+}

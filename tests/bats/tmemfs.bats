@@ -454,6 +454,94 @@ sys.exit(ctypes.get_errno() if r else 0)' "$@"; }
 	[ -z "$(ls "$BACK")" ]
 }
 
+@test "exclude and maxfile: what they name is read from the backing each time" {
+	mkdir -p "$BACK/cache/sub" "$BACK/keep"
+	local f
+	for f in cache/sub/a keep/a keep/b.iso keep/big; do seq 3000 >"$BACK/$f"; done
+	seq 100000 >"$BACK/keep/big"
+	find "$BACK" -exec touch -d 2020-02-02 {} +
+	slow "$BACK"
+	mnt -o exclude=*.iso,exclude=cache,maxfile=100k
+	retry 20 warm_reads_nothing cat "$MNT/keep/a"
+	for f in cache/sub/a keep/b.iso keep/big; do
+		cmp "$MNT/$f" "$T/back/$f"
+		not warm_reads_nothing cat "$MNT/$f"
+		cmp "$MNT/$f" "$T/back/$f"
+	done
+	# A name given through the mount counts as well.
+	mv "$MNT/keep/a" "$MNT/keep/a.iso"
+	not warm_reads_nothing cat "$MNT/keep/a.iso"
+}
+
+# --- reading ahead ----------------------------------------------------------------------------
+
+# far: a backing slow enough to be worth it; what is read of it is counted.
+far() {
+	head -c 12000000 /dev/urandom >"$BACK/f"
+	touch -d 2020-02-02 "$BACK/f"
+	slow "$BACK" delay_us=3000
+	setfattr -n user.slowfs.reset -v 1 "$T/slow"
+}
+
+bytes_below() { getfattr --only-values -n user.slowfs.read_bytes "$T/slow" 2>/dev/null; }
+
+# reads PATTERN COUNT LENGTH: of $MNT/f, compared with the file itself; prints how many bytes.
+reads() {
+	python3 - "$MNT/f" "$T/back/f" "$@" <<-'PY'
+		import os, random, sys
+		up, down = (os.open(p, os.O_RDONLY) for p in sys.argv[1:3])
+		pattern, count, length = sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+		random.seed(1)
+		done = 0
+		for i in range(count):
+		    off = {"row": i * length, "stride": i * 5 * length, "back": (count - 1 - i) * length * 3,
+		           "random": random.randrange(12000000 // 16384) * 16384}[pattern]
+		    data = os.pread(up, length, off)
+		    assert data == os.pread(down, length, off), (pattern, off)
+		    done += len(data)
+		print(done)
+	PY
+}
+
+@test "what is read in a row or at a distance is read ahead: once, and right" {
+	far
+	local asked
+	mnt
+	asked=$(reads row 92 131072)
+	[ "$(bytes_below)" -le $((asked + asked / 10)) ]
+	umount "$MNT"
+	local pattern
+	for pattern in stride back; do
+		setfattr -n user.slowfs.reset -v 1 "$T/slow"
+		mnt
+		asked=$(reads $pattern 35 65536)
+		# Each piece ends in pages that were not asked for, and some lie beyond the last.
+		[ "$(bytes_below)" -le $((asked * 2 + 8 * 131072)) ]
+		umount "$MNT"
+	done
+}
+
+@test "what is read at random is not" {
+	far
+	mnt
+	# The first reads of a mount tell how slow the backing is.
+	local asked
+	asked=$(reads random 200 16384)
+	[ "$(bytes_below)" -le $((asked + asked / 4)) ]
+}
+
+@test "read ahead into a cache that holds next to nothing, while others write" {
+	far
+	mnt -o limit=2M
+	(for i in $(seq 20); do printf "%08d" "$i" | dd of="$T/slow/f" bs=8 seek=$((i * 50000)) conv=notrunc status=none; done) &
+	local i
+	for i in 1 2 3; do cat "$MNT/f" >/dev/null; done
+	wait $!
+	cmp "$MNT/f" "$T/back/f"
+	truncate -s 5000001 "$T/slow/f"
+	cmp "$MNT/f" "$T/back/f"
+}
+
 # --- changes below ----------------------------------------------------------------------------
 
 @test "a change made in the backing is seen at the next open" {
@@ -666,6 +754,28 @@ signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:
 		wait $pid
 		not mounted "$MNT"
 	done
+}
+
+@test "--recover takes a mount away whose server was killed, and no other" {
+	echo x >"$BACK/x"
+	tmemfs -f -S none "$BACK" "$MNT" 3>&- &
+	local pid=$!
+	defer "umount -l '$MNT'"
+	retry 5 mounted "$MNT"
+	try 0 tmemfs --recover "$MNT"
+	[ "$(cat "$MNT/x")" = x ]
+	kill -9 $pid
+	wait $pid || true
+	try 1 cat "$MNT/x"
+	try 0 tmemfs --recover "$MNT"
+	not mounted "$MNT"
+	try 0 tmemfs --recover "$MNT"
+	mnt
+	[ "$(cat "$MNT/x")" = x ]
+	try 1 tmemfs --recover "$T/nowhere"
+	one_line
+	try 2 tmemfs --recover
+	try 2 tmemfs --recover "$MNT" "$MNT"
 }
 
 @test "-o ro refuses to write" {
