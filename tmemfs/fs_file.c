@@ -68,12 +68,15 @@ static int file_verify(struct tm_mount *mount, struct tm_file *file, enum tm_ver
 {
 	struct tm_moment moment = tm_cache_moment(mount->cache, file->inode);
 	struct stat st;
+	uint64_t epoch;
 
 	if (fstat(file->fd, &st) < 0)
 		return -errno;
 	if (st.st_nlink == 0 && !tm_inode_unlinked(file->inode))
 		return -ESTALE;
-	*ret_verdict = tm_cache_verify(mount->cache, file->inode, &st, &moment);
+	*ret_verdict = tm_cache_verify(mount->cache, file->inode, &st, &moment, &epoch);
+	if (*ret_verdict != TM_VERDICT_SAME)
+		atomic_store(&file->drop_epoch, epoch);
 	return 0;
 }
 
@@ -84,8 +87,8 @@ static void fill_info(struct fuse_file_info *fi, struct tm_file *file, enum tm_v
 	fi->noflush = (file->flags & O_ACCMODE) == O_RDONLY;
 }
 
-/* A descriptor of the file, emptied if the flags say so; or -errno. Who empties it, and may not keep
- * its set-user-id bit, is the caller. */
+/* A descriptor of the file, emptied if the flags say so; or -errno. Who empties it, and may not
+ * keep its set-user-id bit, is the caller. */
 static int open_as_asked(fuse_req_t req, struct tm_inode *inode, int flags)
 {
 	TM_AUTO_CREDS struct tm_creds creds = {false};
