@@ -32,7 +32,7 @@ CORE_SRC   := $(wildcard core/*.c)
 UNIT_SRC   := $(wildcard tests/unit/test_*.c)
 BENCH_SRC  := $(wildcard bench/*.c)
 HELPER_SRC := $(filter-out %/faultio.c,$(wildcard tests/helpers/*.c))
-TORTURE    := $(addprefix $(B)/tests/,fileops treeops)
+TORTURE    := $(addprefix $(B)/tests/,fileops treeops racefiles)
 
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
