@@ -16,7 +16,7 @@ say = $(if $(V),,@printf '  %-7s %s\n' '$(1)' '$(2)';)
 PACKAGES := build-essential pkg-config clang clang-format libfuse3-dev fuse3 nbdkit nbdkit-plugin-dev \
 	liblz4-dev libzstd-dev libxxhash-dev libssl-dev libjansson-dev libinih-dev libcap-dev libcmocka-dev \
 	bats fio qemu-utils libnbd-bin nbd-client gnutls-bin mdadm dmsetup user-mode-linux kmod iproute2 jq attr acl \
-	util-linux mount procps psmisc python3 cppcheck git
+	util-linux mount procps psmisc python3 cppcheck git rsync
 
 pkg_cflags = $(shell pkg-config --cflags $(1) 2>/dev/null)
 pkg_libs   = $(shell pkg-config --libs $(1) 2>/dev/null)
@@ -32,7 +32,7 @@ CORE_SRC   := $(wildcard core/*.c)
 UNIT_SRC   := $(wildcard tests/unit/test_*.c)
 BENCH_SRC  := $(wildcard bench/*.c)
 HELPER_SRC := $(filter-out %/faultio.c,$(wildcard tests/helpers/*.c))
-TORTURE    := $(addprefix $(B)/tests/,fileops treeops)
+TORTURE    := $(addprefix $(B)/tests/,fileops treeops racefiles)
 
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
@@ -51,7 +51,7 @@ HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(B)/tests/
 	$(TORTURE)
 BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
-.PHONY: all help deps demo check check-built check-long check-vm-qemu bench bench-store bench-nbd bench-host bench-system bench-trace asan tsan ubsan lint format install uninstall clean tests
+.PHONY: all help deps demo check check-built check-long check-long-nbd check-long-fs check-vm-qemu tsan-fs bench bench-store bench-nbd bench-host bench-system bench-trace asan tsan ubsan lint format install uninstall clean tests
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -127,9 +127,16 @@ demo: deps ## see it work: DIR=/your/slow/dir KEEP=1 (needs root)
 check: deps ## build and pass every test (needs root for mounts and swap)
 	$(Q)$(MAKE) --no-print-directory check-built
 
-check-long: deps ## half an hour more: 200 kills under load, ten minutes of hosts that stop and go
+check-long: deps check-long-nbd check-long-fs ## an hour and a half more: kills and stalls under load, millions of operations on files
+
+check-long-nbd: # 200 kills under load, ten minutes of hosts that stop and go
 	$(Q)$(MAKE) --no-print-directory tests
 	$(Q)KILLS=200 SOAK=600 tests/run bats tests/bats/kill.bats
+
+check-long-fs: # torture.bats with millions of operations and ten minutes for each race
+	$(Q)$(MAKE) --no-print-directory tests tsan-fs
+	$(Q)FILEOPS=750000 TREEOPS=300000 RACE=600 SQLITE=2000 LOOKUPS=1000000 FIO=256M \
+		tests/run bats tests/bats/torture.bats
 
 # A pause is longer where every instruction is emulated.
 check-vm-qemu: ## exhaustion and kills again, with Debian's kernel on an emulated PC (slow)
@@ -143,6 +150,7 @@ check-vm-qemu: ## exhaustion and kills again, with Debian's kernel on an emulate
 check-built: tests
 	$(Q)$(MAKE) --no-print-directory B=build/asan SAN='$(ASAN)' $(patsubst tests/unit/%.c,build/asan/tests/%,$(UNIT_SRC))
 	$(Q)$(MAKE) --no-print-directory B=build/tsan SAN='$(TSAN)' $(patsubst tests/unit/%.c,build/tsan/tests/%,$(UNIT_SRC))
+	$(Q)$(MAKE) --no-print-directory tsan-fs
 	$(Q)tests/run
 
 bench: ## measure us beside the peers, in one run
@@ -190,6 +198,9 @@ ubsan: ## the same under UBSan alone
 tsan: ## the same under ThreadSanitizer
 	$(Q)$(MAKE) --no-print-directory B=build/tsan SAN='$(TSAN)' tests
 	$(Q)tests/run unit tsan
+
+tsan-fs: # the file system that torture.bats watches for races
+	$(Q)$(MAKE) --no-print-directory B=build/tsan SAN='$(TSAN)' build/tsan/tmemfs
 
 SOURCES = $(shell git ls-files -co --exclude-standard '*.c' '*.h')
 
