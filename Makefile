@@ -16,7 +16,7 @@ say = $(if $(V),,@printf '  %-7s %s\n' '$(1)' '$(2)';)
 PACKAGES := build-essential pkg-config clang clang-format libfuse3-dev fuse3 nbdkit nbdkit-plugin-dev \
 	liblz4-dev libzstd-dev libxxhash-dev libssl-dev libjansson-dev libinih-dev libcap-dev libcmocka-dev \
 	bats fio qemu-utils libnbd-bin nbd-client gnutls-bin mdadm dmsetup user-mode-linux kmod iproute2 jq attr acl \
-	util-linux mount procps psmisc python3 cppcheck git
+	util-linux mount procps groff-base psmisc python3 cppcheck git
 
 pkg_cflags = $(shell pkg-config --cflags $(1) 2>/dev/null)
 pkg_libs   = $(shell pkg-config --libs $(1) 2>/dev/null)
@@ -35,7 +35,7 @@ HELPER_SRC := $(filter-out %/faultio.c,$(wildcard tests/helpers/*.c))
 
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
-TMEMD_OBJ  := $(call obj,$(wildcard tools/tmemd/*.c))
+TMEMD_OBJ  := $(call obj,$(wildcard tools/tmemd/*.c) tools/common/schema.c)
 CTL_OBJ    := $(call obj,$(wildcard tools/tmemctl/*.c tools/common/*.c))
 STAT_OBJ   := $(call obj,$(wildcard tools/tmemstat/*.c tools/common/*.c))
 KEEP_OBJ   := $(call obj,$(wildcard tools/nbd-keep/*.c))
@@ -203,12 +203,13 @@ UNITDIR ?= $(PREFIX)/lib/systemd/system
 PLUGINDIR ?= $(shell pkg-config --variable=plugindir nbdkit 2>/dev/null)
 
 install: all ## install below DESTDIR and PREFIX
-	install -d $(BIN) $(SBIN) $(MAN)/man1 $(MAN)/man8 $(DESTDIR)$(PLUGINDIR)
+	install -d $(BIN) $(SBIN) $(MAN)/man1 $(MAN)/man7 $(MAN)/man8 $(DESTDIR)$(PLUGINDIR)
 	install -m 755 $(B)/tmemfs $(B)/tmemctl $(B)/tmemstat $(BIN)
 	install -m 755 $(B)/tmemd $(B)/nbd-keep $(SBIN)
 	ln -sf ../bin/tmemfs $(SBIN)/mount.fuse.tmemfs
 	install -m 755 $(B)/nbdkit-tmem-plugin.so $(DESTDIR)$(PLUGINDIR)
 	install -m 644 $(wildcard man/*.1) $(MAN)/man1
+	install -m 644 $(wildcard man/*.7) $(MAN)/man7
 	install -m 644 $(wildcard man/*.8) $(MAN)/man8
 	install -d $(DESTDIR)$(UNITDIR) $(SHARE)/doc/tmem $(SHARE)/bash-completion/completions \
 		$(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d

@@ -12,8 +12,9 @@ int tm_daemon_fork(int *ret_ready_fd);
 /* The child serves: let the parent go, leave the terminal, the directory and standard I/O. */
 void tm_daemon_ready(int ready_fd);
 
-/* Stay in memory, and alive, when memory runs out: servers of this machine's swap ask us for their
- * pages when they are started again. As far as this process may; after the last fork. */
+/* Stay in memory, alive and awake when memory runs out: it is then that we are needed, and servers
+ * of this machine's swap ask us for their pages when they are started again. As far as this process
+ * may; after the last fork. */
 void tm_daemon_stay(void);
 
 #endif

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * peer.h - who is at the other end of a connection, and what that one may do
+ */
+#ifndef TM_PEER_H
+#define TM_PEER_H
+
+#include <sys/socket.h>
+
+#include "tools/tmemd/session.h"
+
+#define TM_PEER_GROUP "tmem"
+
+/* The role of whoever connected `fd`, as the kernel knows it. *ret_peer is all zero when it does
+ * not. */
+enum tm_role tm_peer_role(int fd, struct ucred *ret_peer);
+
+#endif
