@@ -17,4 +17,8 @@ void tm_daemon_ready(int ready_fd);
  * may; after the last fork. */
 void tm_daemon_stay(void);
 
+/* Give up every privilege but the right to lock memory, and the right to get any back. What a peer
+ * could make us do by a mistake of ours, it can then do with no more than our files. 0; -errno. */
+int tm_daemon_confine(void);
+
 #endif

@@ -32,6 +32,7 @@ struct tm_host_counters {
 struct tm_host {
 	struct tm_config config;
 	struct tm_registry *registry;
+	gid_t readers;             /* tm_peer_readers() */
 	struct tm_wait_list waits; /* commands that wait for clients */
 	struct tm_watcher_list watchers;
 	struct tm_host_counters counters;

@@ -27,18 +27,23 @@ static bool has_group(int fd, gid_t group)
 	return false;
 }
 
-enum tm_role tm_peer_role(int fd, struct ucred *ret_peer)
+gid_t tm_peer_readers(void)
+{
+	const struct group *group = geteuid() == 0 ? getgrnam(TM_PEER_GROUP) : NULL;
+
+	return group ? group->gr_gid : (gid_t)-1;
+}
+
+enum tm_role tm_peer_role(int fd, gid_t readers, struct ucred *ret_peer)
 {
 	socklen_t size = sizeof(*ret_peer);
-	const struct group *readers;
 
 	*ret_peer = (struct ucred){0};
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, ret_peer, &size) < 0)
 		return TM_ROLE_NONE;
 	if (ret_peer->uid == 0 || ret_peer->uid == geteuid())
 		return TM_ROLE_MANAGE;
-	readers = getgrnam(TM_PEER_GROUP);
-	if (readers && (ret_peer->gid == readers->gr_gid || has_group(fd, readers->gr_gid)))
+	if (readers != (gid_t)-1 && (ret_peer->gid == readers || has_group(fd, readers)))
 		return TM_ROLE_READ;
 	return TM_ROLE_NONE;
 }

@@ -91,7 +91,7 @@ static void admit(struct server *s, int fd)
 {
 	struct tm_session *session;
 	struct ucred peer;
-	enum tm_role role = tm_peer_role(fd, &peer);
+	enum tm_role role = tm_peer_role(fd, s->host->readers, &peer);
 
 	if (role == TM_ROLE_NONE) {
 		refuse(s, fd, &peer, TM_ERROR_PERMISSION,
