@@ -89,6 +89,9 @@ $(B)/tests/test_fallback: $(addprefix $(B)/obj/nbd-plugin/,fallback.o state.o cr
 $(B)/tests/test_device: $(filter-out %/plugin.o %/exports.o %/resident.o %/lastresort.o,$(PLUGIN_OBJ))
 $(B)/tests/%: $(B)/obj/tests/helpers/%.o $(B)/libtmem.a
 	$(call link)
+# Built by check-built into a tree of its own: clang, $(FUZZ).
+$(B)/fuzz/protocol: $(call obj,tests/fuzz/protocol.c) $(filter-out %/main.o,$(TMEMD_OBJ)) $(B)/libtmem.a
+	$(call link,-fsanitize=fuzzer)
 $(B)/tests/faultio.so: $(B)/obj/tests/helpers/faultio.o
 	$(call link,-shared)
 $(B)/bench/host: $(addprefix $(B)/obj/tools/tmemd/,machine.o cgroup.o)
@@ -123,7 +126,10 @@ check: deps ## build and pass every test (needs root for mounts and swap)
 
 check-long: deps ## half an hour more: 200 kills under load, ten minutes of hosts that stop and go
 	$(Q)$(MAKE) --no-print-directory tests
+	$(Q)$(fuzz_build)
 	$(Q)KILLS=200 SOAK=600 tests/run bats tests/bats/kill.bats
+	$(Q)FUZZ_SECONDS=600 tests/run fuzz
+	$(Q)SESSIONS=200000 tests/run bats tests/bats/security.bats
 
 # A pause is longer where every instruction is emulated.
 check-vm-qemu: ## exhaustion and kills again, with Debian's kernel on an emulated PC (slow)
@@ -137,7 +143,11 @@ check-vm-qemu: ## exhaustion and kills again, with Debian's kernel on an emulate
 check-built: tests
 	$(Q)$(MAKE) --no-print-directory B=build/asan SAN='$(ASAN)' $(patsubst tests/unit/%.c,build/asan/tests/%,$(UNIT_SRC))
 	$(Q)$(MAKE) --no-print-directory B=build/tsan SAN='$(TSAN)' $(patsubst tests/unit/%.c,build/tsan/tests/%,$(UNIT_SRC))
+	$(Q)$(fuzz_build)
 	$(Q)tests/run
+
+# libFuzzer targets; tests/run gives each FUZZ_SECONDS.
+fuzz_build = $(MAKE) --no-print-directory B=build/fuzz CC=clang SAN='$(FUZZ)' build/fuzz/fuzz/protocol
 
 bench: ## measure us beside the peers, in one run
 	$(Q)$(MAKE) --no-print-directory deps PEERS=bindfs
@@ -167,6 +177,7 @@ bench-trace: deps ## miss ratios on recorded block traces: TRACES=/their/directo
 # --- sanitizers and lint ---------------------------------------------------------------------
 
 ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+FUZZ := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 UBSAN := -fsanitize=undefined -fno-sanitize-recover=all
 TSAN := -fsanitize=thread
 
