@@ -16,7 +16,7 @@ say = $(if $(V),,@printf '  %-7s %s\n' '$(1)' '$(2)';)
 PACKAGES := build-essential pkg-config clang clang-format libfuse3-dev fuse3 nbdkit nbdkit-plugin-dev \
 	liblz4-dev libzstd-dev libxxhash-dev libssl-dev libjansson-dev libinih-dev libcap-dev libcmocka-dev \
 	bats fio qemu-utils libnbd-bin nbd-client gnutls-bin mdadm dmsetup user-mode-linux kmod iproute2 jq attr acl \
-	util-linux mount procps psmisc python3 cppcheck git rsync
+	util-linux mount procps groff-base psmisc python3 cppcheck git rsync
 
 pkg_cflags = $(shell pkg-config --cflags $(1) 2>/dev/null)
 pkg_libs   = $(shell pkg-config --libs $(1) 2>/dev/null)
@@ -36,7 +36,7 @@ TORTURE    := $(addprefix $(B)/tests/,fileops treeops racefiles)
 
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
-TMEMD_OBJ  := $(call obj,$(wildcard tools/tmemd/*.c))
+TMEMD_OBJ  := $(call obj,$(wildcard tools/tmemd/*.c) tools/common/schema.c)
 CTL_OBJ    := $(call obj,$(wildcard tools/tmemctl/*.c tools/common/*.c))
 STAT_OBJ   := $(call obj,$(wildcard tools/tmemstat/*.c tools/common/*.c))
 KEEP_OBJ   := $(call obj,$(wildcard tools/nbd-keep/*.c))
@@ -95,6 +95,9 @@ $(B)/tests/%: $(B)/obj/tests/torture/%.o
 	$(call say,LINK,$@)$(CC) $(ALL_CFLAGS) -o $@ $^
 $(B)/tests/fileops: $(B)/obj/tests/torture/fileops_ops.o
 $(B)/tests/treeops: $(addprefix $(B)/obj/tests/torture/,treeops_ops.o treeops_compare.o)
+# Built by check-built into a tree of its own: clang, $(FUZZ).
+$(B)/fuzz/protocol: $(call obj,tests/fuzz/protocol.c) $(filter-out %/main.o,$(TMEMD_OBJ)) $(B)/libtmem.a
+	$(call link,-fsanitize=fuzzer)
 $(B)/tests/faultio.so: $(B)/obj/tests/helpers/faultio.o
 	$(call link,-shared)
 $(B)/bench/host: $(addprefix $(B)/obj/tools/tmemd/,machine.o cgroup.o)
@@ -131,7 +134,10 @@ check-long: deps check-long-nbd check-long-fs ## an hour and a half more: kills 
 
 check-long-nbd: # 200 kills under load, ten minutes of hosts that stop and go
 	$(Q)$(MAKE) --no-print-directory tests
+	$(Q)$(fuzz_build)
 	$(Q)KILLS=200 SOAK=600 tests/run bats tests/bats/kill.bats
+	$(Q)FUZZ_SECONDS=600 tests/run fuzz
+	$(Q)SESSIONS=200000 tests/run bats tests/bats/security.bats
 
 check-long-fs: # torture.bats with millions of operations and ten minutes for each race
 	$(Q)$(MAKE) --no-print-directory tests tsan-fs
@@ -151,7 +157,11 @@ check-built: tests
 	$(Q)$(MAKE) --no-print-directory B=build/asan SAN='$(ASAN)' $(patsubst tests/unit/%.c,build/asan/tests/%,$(UNIT_SRC))
 	$(Q)$(MAKE) --no-print-directory B=build/tsan SAN='$(TSAN)' $(patsubst tests/unit/%.c,build/tsan/tests/%,$(UNIT_SRC))
 	$(Q)$(MAKE) --no-print-directory tsan-fs
+	$(Q)$(fuzz_build)
 	$(Q)tests/run
+
+# libFuzzer targets; tests/run gives each FUZZ_SECONDS.
+fuzz_build = $(MAKE) --no-print-directory B=build/fuzz CC=clang SAN='$(FUZZ)' build/fuzz/fuzz/protocol
 
 bench: ## measure us beside the peers, in one run
 	$(Q)$(MAKE) --no-print-directory deps PEERS='bindfs mergerfs sqlite3'
@@ -186,6 +196,7 @@ bench-trace: deps ## miss ratios on recorded block traces: TRACES=/their/directo
 # --- sanitizers and lint ---------------------------------------------------------------------
 
 ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+FUZZ := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 UBSAN := -fsanitize=undefined -fno-sanitize-recover=all
 TSAN := -fsanitize=thread
 
@@ -225,12 +236,13 @@ UNITDIR ?= $(PREFIX)/lib/systemd/system
 PLUGINDIR ?= $(shell pkg-config --variable=plugindir nbdkit 2>/dev/null)
 
 install: all ## install below DESTDIR and PREFIX
-	install -d $(BIN) $(SBIN) $(MAN)/man1 $(MAN)/man8 $(DESTDIR)$(PLUGINDIR)
+	install -d $(BIN) $(SBIN) $(MAN)/man1 $(MAN)/man7 $(MAN)/man8 $(DESTDIR)$(PLUGINDIR)
 	install -m 755 $(B)/tmemfs $(B)/tmemctl $(B)/tmemstat $(BIN)
 	install -m 755 $(B)/tmemd $(B)/nbd-keep $(SBIN)
 	ln -sf ../bin/tmemfs $(SBIN)/mount.fuse.tmemfs
 	install -m 755 $(B)/nbdkit-tmem-plugin.so $(DESTDIR)$(PLUGINDIR)
 	install -m 644 $(wildcard man/*.1) $(MAN)/man1
+	install -m 644 $(wildcard man/*.7) $(MAN)/man7
 	install -m 644 $(wildcard man/*.8) $(MAN)/man8
 	install -d $(DESTDIR)$(UNITDIR) $(SHARE)/doc/tmem $(SHARE)/bash-completion/completions \
 		$(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d

@@ -30,6 +30,8 @@
 #include "tools/tmemd/machine.h"
 
 #define PAGE         4096u
+#define ALL          512 /* words of a page */
+#define HALF         256
 #define LOOK_NS      200000u
 #define MACHINE_LOOK 5 /* looks */
 #define NOISE        (16ull << 20)
@@ -109,13 +111,13 @@ static uint64_t granted(const struct holder *h)
 	return atomic_load(&h->ledger->granted_bytes);
 }
 
-/* Pages that do not compress: what is put is what is used. */
-static void put_one(struct holder *h)
+/* A page whose first `words` do not compress, and whose rest does. */
+static void put_one(struct holder *h, size_t words)
 {
-	uint64_t page[PAGE / 8], seed = h->next;
+	uint64_t page[PAGE / 8] = {0}, seed = h->next;
 	struct tm_oid oid = {{1, 2, h->next >> 32}};
 
-	for (size_t i = 0; i < TM_ARRAY_SIZE(page); i++) {
+	for (size_t i = 0; i < words; i++) {
 		seed = seed * 6364136223846793005u + 1442695040888963407u;
 		page[i] = seed ^ seed >> 29;
 	}
@@ -127,7 +129,7 @@ static void fill(struct holder *h, uint64_t bytes)
 	uint64_t most = bytes / PAGE * 4; /* tmemd may not grant so much */
 
 	while (used(h) < bytes && most-- > 0)
-		put_one(h);
+		put_one(h, ALL);
 	if (used(h) < bytes)
 		die("the cache cannot be filled: less is granted");
 }
@@ -266,7 +268,7 @@ static void pressure(uint64_t cache, uint64_t bytes)
 		waitpid(child, &status, 0);
 	start = tm_now_ns();
 	while (granted(&h) < settled + memory.total / 100 && tm_now_ns() - start < 20000000000ull) {
-		put_one(&h);
+		put_one(&h, ALL);
 		if (granted(&h) <= used(&h))
 			usleep(1000);
 	}
@@ -292,7 +294,7 @@ static void *put_stream(void *opaque)
 	struct stream *s = opaque;
 
 	while (s->pages-- > 0)
-		put_one(s->holder);
+		put_one(s->holder, HALF);
 	s->done = true;
 	return NULL;
 }

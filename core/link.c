@@ -32,6 +32,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/un.h>
 
 #include "core/host_start.h"
@@ -45,6 +46,7 @@
 #define REPLY_TIMEOUT_MS   10000
 #define RECLAIM_TIMEOUT_MS 2000
 #define THREAD_STACK       (256u << 10)
+#define HURRY_NICE         (-10)
 
 struct tm_link {
 	struct tm_link_params params; /* its strings are the ones below */
@@ -146,6 +148,17 @@ static void link_transfer(
 	tm_link_answer(link, &answer);
 }
 
+/* Memory is asked for because somebody waits for it, on a machine that may be busy just then: this
+ * thread goes before others until it is done, where it may. It takes 65 ms a GiB. */
+static void hurry(bool on)
+{
+	static __thread int usual;
+
+	if (on)
+		usual = getpriority(PRIO_PROCESS, 0);
+	(void)setpriority(PRIO_PROCESS, 0, on ? TM_MIN(usual, HURRY_NICE) : usual);
+}
+
 /* Do what an event asks for. 0; -ESHUTDOWN the client was destroyed; errors of tm_conn_send. */
 static int link_handle(struct tm_link *link, struct tm_conn *conn, const json_t *message)
 {
@@ -158,16 +171,23 @@ static int link_handle(struct tm_link *link, struct tm_conn *conn, const json_t 
 	if (strcmp(event, "release") == 0) {
 		json_int_t bytes = json_integer_value(json_object_get(data, "bytes"));
 		json_int_t ticket = json_integer_value(json_object_get(data, "ticket"));
-		uint64_t released =
-			bytes > 0 && ops->release ? ops->release(ops->opaque, (uint64_t)bytes) : 0;
+		uint64_t released = 0;
+
+		hurry(true);
+		if (bytes > 0 && ops->release)
+			released = ops->release(ops->opaque, (uint64_t)bytes);
+		hurry(false);
 		json_t *answer = json_pack("{s:I,s:I}", "ticket", ticket, "bytes",
 			(json_int_t)TM_MIN(released, (uint64_t)INT64_MAX));
 
 		return answer ? tm_conn_send(conn, tm_proto_request("released", answer, NULL), -1)
 			      : -ENOMEM;
 	}
-	if (strcmp(event, "shrink") == 0 && ops->shrink)
+	if (strcmp(event, "shrink") == 0 && ops->shrink) {
+		hurry(true);
 		ops->shrink(ops->opaque);
+		hurry(false);
+	}
 	if (strcmp(event, "save") == 0 || strcmp(event, "restore") == 0)
 		link_transfer(link, conn, data, *event == 'r');
 	if (strcmp(event, "resume") == 0 && ops->resume)

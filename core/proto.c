@@ -332,18 +332,30 @@ int tm_conn_fill(struct tm_conn *conn)
 	return 0;
 }
 
-int tm_conn_next(struct tm_conn *conn, json_t **ret_message)
+/* The end of the next whole line, or NULL. */
+static char *find_newline(struct tm_conn *conn)
 {
-	char *line, *newline = NULL;
-	size_t length;
-	json_t *message;
+	char *newline = NULL;
 
 	if (conn->scanned < conn->in_end)
 		newline = memchr(conn->in + conn->scanned, '\n', conn->in_end - conn->scanned);
-	if (!newline) {
-		conn->scanned = conn->in_end;
+	conn->scanned = newline ? (size_t)(newline - conn->in) : conn->in_end;
+	return newline;
+}
+
+bool tm_conn_has_line(struct tm_conn *conn)
+{
+	return find_newline(conn) != NULL;
+}
+
+int tm_conn_next(struct tm_conn *conn, json_t **ret_message)
+{
+	char *line, *newline = find_newline(conn);
+	size_t length;
+	json_t *message;
+
+	if (!newline)
 		return conn->in_end - conn->in_start > conn->line_max ? -EMSGSIZE : -EAGAIN;
-	}
 	line = conn->in + conn->in_start;
 	length = (size_t)(newline - line);
 	message = json_loadb(line, length, JSON_REJECT_DUPLICATES, NULL);

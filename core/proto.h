@@ -112,6 +112,9 @@ int tm_conn_fd(const struct tm_conn *conn);
  * closed; -ENOMEM; -errno. */
 int tm_conn_fill(struct tm_conn *conn);
 
+/* Will the next call of tm_conn_next() take a line? */
+bool tm_conn_has_line(struct tm_conn *conn);
+
 /* Take the next whole line as a message, which the caller owns. 0; -EAGAIN none yet; -EBADMSG a
  * line that is no JSON object (it is consumed, the next one is fine); -EMSGSIZE a line longer than
  * line_max (the connection is of no use any more). */

@@ -408,7 +408,7 @@ static int save(struct save *v)
 	tm_index_tell(v->s->index, v->changes);
 	for (uint32_t id = 0; id < TM_POOLS_MAX; id++)
 		if (v->pools[id])
-			tm_log_seal(&v->pools[id]->log);
+			tm_log_seal(&v->pools[id]->log, 0);
 	rc = send_pieces(v);
 	if (rc == 0)
 		rc = catch_up(v);

@@ -6,6 +6,8 @@
 load helpers
 load host
 
+replay=$REPO/tests/helpers/replay
+
 @test "greeting, reply, id" {
 	host
 	run talk '{"execute":"list","id":{"any":"value"}}
@@ -21,7 +23,7 @@ load host
 {"execute":"help"}
 '
 	[ "$(jq -c '[.return.commands[].name]' <<<"${lines[1]}")" = \
-		'["join","released","keep","leave","reclaim","list","freeze","thaw","freeable","flush","set","destroy","query-schema","help"]' ]
+		'["join","released","keep","leave","reclaim","list","freeze","thaw","freeable","flush","set","destroy","watch","query-schema","help"]' ]
 	[ "${lines[1]}" = "${lines[2]}" ]
 }
 
@@ -163,6 +165,39 @@ load host
 	retry 10 tmemctl list
 }
 
+@test "tmem-protocol(7): every exchange is what a host says" {
+	host
+	client photos -n /srv/photos -t tmemfs -e 247463936
+	photos=$CLIENT
+	client swap -n swap0 -t nbd -p swap0:persistent
+	try 0 "$replay" "$REPO/man/tmem-protocol.7" operator "$photos"
+	try 0 "$replay" "$REPO/man/tmem-protocol.7" client "$photos"
+	retry 10 clients_are 2
+	# An orphan: it kept a store and died.
+	cat >"$T/orphan" <<-'EOT'
+		.\" exchange orphan
+		{"tmem":{"version":"0.1","protocol":1,"capabilities":[]}}
+		> {"execute":"join","arguments":{"name":"orphan","type":"nbd","pid":1,"protocol":1}} (with a ledger)
+		{"return":{"id":3}}
+		> {"execute":"keep","arguments":{"what":"store"}} (with a descriptor)
+		{"return":{}}
+		.\" end
+	EOT
+	try 0 "$replay" "$T/orphan" orphan "$photos"
+	retry 10 is orphan alive false
+	try 0 "$replay" "$REPO/man/tmem-protocol.7" successor "$photos"
+	tmemctl destroy --force orphan
+	try 0 "$replay" "$REPO/man/tmem-protocol.7" watcher "$photos"
+	# And a line that is not what the host says is found.
+	sed 's/247463936/247463937/' "$REPO/man/tmem-protocol.7" >"$T/wrong"
+	try 1 "$replay" "$T/wrong" operator "$photos"
+}
+
+@test "tmem-protocol(7): its tables are those of the program" {
+	diff <(sed -n '/^\.\\" generated/,/^\.\\" end/p' "$REPO/man/tmem-protocol.7" | sed '1d;$d') <("$B/tmemctl" --manual)
+	groff -man -ww -z "$REPO/man/tmem-protocol.7" 2>&1 | not grep .
+}
+
 # A place that every user can reach, with the programs in it: $D.
 public_place() {
 	D=$(mktemp -d)
@@ -184,7 +219,7 @@ as_nobody() { setpriv --reuid=65534 --clear-groups "$@"; }
 	# Even if somebody opens the socket up.
 	chmod 666 "$TMEM_SOCKET"
 	try 1 as_nobody "$D/tmemctl" list
-	contains "only root and the user of this tmemd"
+	contains "only root, the user of this tmemd and the group tmem"
 	one_line
 }
 

@@ -115,3 +115,24 @@ near() {
 	half() { [ "$(of fine used_bytes)" -ge $((56 << 20)) ]; }
 	retry 60 half
 }
+
+@test "freeze, freeable, flush, allocate, thaw under load" {
+	host -l 192M -r 0
+	putter a
+	a=$CLIENT
+	putter b -k -s 32M
+	retry 60 near a 73
+	tmemctl freeze
+	freeable=$(tmemctl freeable --json | jq .freeable_bytes)
+	try 0 tmemctl flush 32M
+	released=$(numfmt --from=iec "${output#released }")
+	[ "$released" -ge $((31 << 20)) ] # it is printed with three digits
+	# Nothing comes back while it is frozen.
+	[ "$(tmemctl freeable --json | jq .freeable_bytes)" -le $((freeable - (31 << 20))) ]
+	head -c 32M /dev/zero | tail -c 1 >"$T/allocated"
+	[ "$(tmemctl freeable --json | jq .freeable_bytes)" -le $((freeable - (31 << 20))) ]
+	tmemctl thaw
+	back() { [ "$(tmemctl freeable --json | jq .freeable_bytes)" -ge $((freeable - (8 << 20))) ]; }
+	retry 60 back
+	kill -0 "$a"
+}

@@ -167,6 +167,90 @@ load host
 	grep -q destroyed "$T/b.log"
 }
 
+watching() { [ "$(tmemctl list --json | jq .host.watchers)" = "$1" ]; }
+
+# seen FILTER: tmemctl watch --json printed an event for which this is true.
+seen() { jq -es "any(.[]; $1)" "$T/events"; }
+
+@test "watch: what happens, one line each" {
+	host -l 100M -r 0
+	"$B/tmemctl" watch --json >"$T/events" 3>&- &
+	json=$!
+	"$B/tmemctl" watch >"$T/lines" 3>&- &
+	human=$!
+	defer "kill $json $human"
+	retry 20 watching 2
+	client a -n mount -t tmemfs -e 60M
+	tmemctl freeze mount
+	tmemctl thaw
+	run talk '{"execute":"join","arguments":{"name":"a","type":"b","pid":1,"protocol":99}}
+'
+	tmemctl destroy mount
+	retry 20 seen '.event == "left" and .data.client == "mount" and .data.id == 1 and .data.kept == false'
+	seen '.event == "joined" and .data.client == "mount" and .data.type == "tmemfs" and .data.pid > 0'
+	seen '.event == "frozen" and .data.client == "mount"'
+	seen '.event == "thawed" and .data.client == null'
+	seen '.event == "refused" and .data.class == "WrongVersion" and .data.uid == 0'
+	seen '.event == "destroyed" and .data.client == "mount"'
+	seen '.data.time_ms > 1600000000000'
+	[ "$(wc -l <"$T/events")" = "$(jq -s length "$T/events")" ]
+	retry 20 grep -qE '^[0-9:]{8}\.[0-9]{3} left +mount \(id 1, tmemfs, pid [0-9]+\)$' "$T/lines"
+	grep -qE ' frozen +mount \(id 1' "$T/lines"
+	grep -qE ' thawed +every client$' "$T/lines"
+	grep -qE ' refused +pid [0-9]+, uid 0: this host speaks protocol' "$T/lines"
+	kill $json
+	retry 20 watching 1
+	kill "$(host_pid)"
+	not wait $human
+	retry 10 test ! -e "$TMEM_SOCKET"
+}
+
+@test "watch: who does not read is dropped, the host and the others go on" {
+	host
+	python3 - "$TMEM_SOCKET" "$T/ready" <<-'PY' 3>&- &
+		import socket, sys, time
+		s = socket.socket(socket.AF_UNIX)
+		s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+		s.connect(sys.argv[1])
+		s.sendall(b'{"execute":"watch"}\n')
+		open(sys.argv[2], 'w')
+		time.sleep(1000)
+	PY
+	defer "kill $!"
+	retry 20 watching 1
+	# 64 KiB of events wait in the host, some hundred more in the socket.
+	python3 - "$TMEM_SOCKET" <<-'PY'
+		import socket, sys
+		s = socket.socket(socket.AF_UNIX)
+		s.connect(sys.argv[1])
+		f = s.makefile()
+		f.readline()
+		for i in range(6000):
+		    s.sendall(b'{"execute":"thaw"}\n')
+		    f.readline()
+	PY
+	retry 20 watching 0
+	[ "$(tmemctl list --json | jq .host.watchers_dropped)" = 1 ]
+}
+
+@test "help and completion come from the table of the protocol" {
+	host
+	for c in list freeze thaw freeable flush set destroy watch; do
+		help=$(talk '{"execute":"query-schema"}
+' | jq -r --arg c $c '.return.commands? // empty | .[] | select(.name == $c) | .help')
+		[ -n "$help" ]
+		tmemctl --help | grep -qF "  $help"
+	done
+	try 0 tmemctl --complete set a
+	[ "$output" = "weight=
+cap=
+cap=none
+compress=lz4
+compress=none" ]
+	try 0 tmemctl help set
+	contains "weight     its part of the memory that is short, 1 to 10000"
+}
+
 @test "completion asks the program" {
 	host
 	client a -n mymount

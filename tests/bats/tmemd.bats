@@ -16,7 +16,7 @@ load host
 		contains "$p 0.1"
 		one_line
 	done
-	for c in list freeze thaw freeable flush set destroy help; do
+	for c in list freeze thaw freeable flush set destroy watch help; do
 		try 0 tmemctl help $c
 		contains "usage: tmemctl $c"
 	done
@@ -60,7 +60,7 @@ load host
 }
 
 @test "without a host the tools say so and exit 3" {
-	for c in list freeze thaw freeable "flush 1M" "set a weight=1" "destroy a"; do
+	for c in list freeze thaw freeable "flush 1M" "set a weight=1" "destroy a" watch; do
 		try 3 tmemctl $c
 		contains "no tmemd on $TMEM_SOCKET"
 		one_line
@@ -192,6 +192,15 @@ load host
 	retry 20 test ! -e "$TMEM_SOCKET"
 }
 
+@test "the manual's counters are those of the table" {
+	host
+	while read -r key help; do
+		grep -A 1 "^.B $key\$" "$REPO/man/tmemd.8" | sed 's/\\-/-/g' | grep -qxF "$help" || { echo "$key: $help"; return 1; }
+		tmemctl list --json | jq -e --arg k "$key" '.host[$k] >= 0'
+		tmemstat --prometheus | grep -q "^tmem_host_${key}_total [0-9]"
+	done < <(sed -nE 's/^TM_HOST_COUNTER\(([a-z_]+), "(.*)"\)/\1 \2/p' "$REPO/tools/common/counters.def")
+}
+
 # --- the budget --------------------------------------------------------------------------------
 
 # cgroup BYTES: a memory cgroup with that limit, in $CGROUP; skips where there is none to be had.
@@ -222,7 +231,12 @@ host_is() { [ "$(of_host "$1")" = "$2" ]; }
 	[ "$(of_host available_bytes)" -le $((256 << 20)) ]
 	client a -n a -w 1G
 	[ "$(of a granted_bytes)" -le $((128 << 20)) ]
+	"$B/tmemctl" watch --json >"$T/events" 3>&- &
+	defer "kill $!"
+	retry 10 host_is watchers 1
+	client b -n b -e 100M
 	echo $((64 << 20)) >"$LIMIT"
+	retry 20 grep -q '"pressure"' "$T/events"
 	retry 10 host_is limit_bytes $((32 << 20))
 	[ "$(of a granted_bytes)" -le $((32 << 20)) ]
 }

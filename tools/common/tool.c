@@ -154,6 +154,13 @@ int tm_tool_call(struct tm_conn *conn, const char *execute, json_t *arguments, j
 	return tm_tool_call_until(conn, -1, execute, arguments, ret_result);
 }
 
+int tm_tool_receive(struct tm_conn *conn, json_t **ret_message)
+{
+	int rc = tm_conn_receive(conn, -1, -1, ret_message);
+
+	return rc < 0 ? silent(rc) : TM_EXIT_OK;
+}
+
 void tm_tool_print_json(const json_t *value)
 {
 	json_dumpf(value, stdout, JSON_COMPACT);

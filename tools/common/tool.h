@@ -40,6 +40,10 @@ int tm_tool_reply(struct tm_conn *conn, int wake_fd, json_t **ret_result);
 int tm_tool_call_until(struct tm_conn *conn, int wake_fd, const char *execute, json_t *arguments,
 	json_t **ret_result);
 
+/* Wait for the next message, however long; the caller owns it. TM_EXIT_OK, or another status after
+ * a line on standard error. */
+int tm_tool_receive(struct tm_conn *conn, json_t **ret_message);
+
 /* Print `value` on one line, keys in the order they came. */
 void tm_tool_print_json(const json_t *value);
 

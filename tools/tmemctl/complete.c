@@ -3,12 +3,14 @@
  * complete.c - what may come next on a command line, for the shells' completions
  *
  * `tmemctl --complete WORD...` prints candidates for the word after these, one a line; the shell
- * keeps those that fit. All of it comes from the table of subcommands and from the host.
+ * keeps those that fit. All of it comes from the tables of subcommands and commands, and from the
+ * host.
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "core/util.h"
+#include "tools/common/schema.h"
 #include "tools/tmemctl/ctl.h"
 
 static void print_clients(const char *socket)
@@ -34,10 +36,25 @@ static void print_commands(void)
 		printf("%s\n", c->name);
 }
 
+/* NAME= and NAME=VALUE for what `set` takes. */
+static void print_attributes(const struct tm_command_desc *desc)
+{
+	for (const struct tm_arg_desc *a = desc->args; a->name; a++) {
+		TM_AUTO_FREE char *values = a->values ? strdup(a->values) : NULL;
+		char *save = NULL;
+
+		if (a->type == TM_ARG_CLIENT)
+			continue;
+		if (a->type != TM_ARG_STRING && a->type != TM_ARG_BOOLEAN)
+			printf("%s=\n", a->name);
+		for (char *v = values ? strtok_r(values, " ", &save) : NULL; v;
+			v = strtok_r(NULL, " ", &save))
+			printf("%s=%s\n", a->name, v);
+	}
+}
+
 int ctl_complete(const char *const *words, int count)
 {
-	static const char *const attributes[] = {"weight=", "cap=", "cap=none", "compress=lz4",
-		"compress=none", "recompress=on", "recompress=off"};
 	const struct ctl_command *command = NULL;
 	const char *socket = NULL;
 	int given = 0;
@@ -68,8 +85,7 @@ int ctl_complete(const char *const *words, int count)
 	if (command->run == ctl_help)
 		print_commands();
 	else if (given > 0 && command->run == ctl_set)
-		for (size_t i = 0; i < TM_ARRAY_SIZE(attributes); i++)
-			printf("%s\n", attributes[i]);
+		print_attributes(tm_command_desc("set"));
 	else if (given < command->max_args && !(command->run == ctl_flush && given == 0))
 		print_clients(socket);
 	return TM_EXIT_OK;

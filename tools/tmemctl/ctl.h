@@ -23,7 +23,7 @@ struct ctl {
 struct ctl_command {
 	const char *name;
 	const char *synopsis; /* after the name */
-	const char *help;     /* one line for the list */
+	const char *help;     /* one line for the list; NULL: that of commands.def */
 	const char *text;     /* more for `tmemctl help NAME`; "" for none */
 	bool takes_json, takes_force;
 	int min_args, max_args;
@@ -51,9 +51,13 @@ int ctl_set(struct ctl *ctl);
 int ctl_destroy(struct ctl *ctl);
 int ctl_save(struct ctl *ctl);
 int ctl_restore(struct ctl *ctl);
+int ctl_watch(struct ctl *ctl);
 int ctl_help(struct ctl *ctl);
 
 /* Print what may come after these words of a command line, one a line. For the shells. */
 int ctl_complete(const char *const *words, int count);
+
+/* Print the tables of tmem-protocol(7), as they have to be there. */
+int ctl_manual(void);
 
 #endif

@@ -9,49 +9,45 @@
 #include <string.h>
 
 #include "core/util.h"
+#include "tools/common/schema.h"
 #include "tools/tmemctl/ctl.h"
 
 const struct ctl_command ctl_commands[] = {
-	{"list", "[--json]", "show the host, its clients and their pools", "", true, false, 0, 0,
-		ctl_list},
-	{"freeze", "[CLIENT]", "refuse new puts",
+	{"list", "[--json]", NULL, "", true, false, 0, 0, ctl_list},
+	{"freeze", "[CLIENT]", NULL,
 		"Without CLIENT all clients are frozen, and those that join later too. Gets and\n"
 		"flushes work on.",
 		false, false, 0, 1, ctl_freeze},
-	{"thaw", "[CLIENT]", "end a freeze", "", false, false, 0, 1, ctl_thaw},
-	{"freeable", "[--json] [CLIENT]", "show how much memory a flush could release", "", true,
-		false, 0, 1, ctl_freeable},
-	{"flush", "SIZE [CLIENT]", "release ephemeral memory to the operating system",
+	{"thaw", "[CLIENT]", NULL, "", false, false, 0, 1, ctl_thaw},
+	{"freeable", "[--json] [CLIENT]", NULL, "", true, false, 0, 1, ctl_freeable},
+	{"flush", "SIZE [CLIENT]", NULL,
 		"Releases at least SIZE, or all there is, and prints how much it was. Without "
 		"CLIENT\n"
 		"those clients give first that have more than their weight entitles them to.",
 		false, false, 1, 2, ctl_flush},
-	{"set", "CLIENT weight=N|cap=SIZE|cap=none|compress=lz4|none|recompress=on|off...",
-		"change what a client is entitled to",
-		"weight    its part of the memory that is short, 1 to 10000; others have 100\n"
-		"cap       the most it is ever granted\n"
-		"compress  how new pages are stored\n"
-		"recompress  whether cold pages of persistent pools are compressed again, with "
-		"zstd",
-		false, false, 2, 5, ctl_set},
-	{"destroy", "[--force] CLIENT", "drop every pool of a client",
+	{"set", "CLIENT weight=N|cap=SIZE|cap=none|compress=lz4|none|recompress=on|off...", NULL,
+		"", false, false, 2, 5, ctl_set},
+	{"destroy", "[--force] CLIENT", NULL,
 		"Refused while the client has persistent pages, unless --force is given: they "
 		"hold\n"
 		"data that is nowhere else.",
 		false, true, 1, 1, ctl_destroy},
-	{"save", "[--live] [--hold] CLIENT FILE|-", "write a client's pages to a file",
+	{"save", "[--live] [--hold] CLIENT FILE|-", NULL,
 		"Changes of its pages wait meanwhile; with --live only for a moment at the end.\n"
 		"With --hold they wait on after it until the client is thawed or ends, so that "
 		"what\n"
 		"was saved is the last that anybody was told.",
 		false, false, 2, 2, ctl_save},
-	{"restore", "CLIENT FILE|-", "read a client's pages from a file that save wrote",
+	{"restore", "CLIENT FILE|-", NULL,
 		"All of them, or none: a stream that is cut, damaged or does not fit changes "
 		"nothing.\n"
 		"Persistent pools have to be empty; of ephemeral ones come back the pages that "
 		"have\n"
 		"room, and that the client has not put or flushed itself since it began.",
 		false, false, 2, 2, ctl_restore},
+	{"watch", "[--json]", NULL,
+		"One line for each event, until it is interrupted or tmemd ends.", true, false, 0,
+		0, ctl_watch},
 	{"help", "[COMMAND]", "show this, or more about a command", "", false, false, 0, 1,
 		ctl_help},
 	{0},
@@ -65,12 +61,18 @@ const struct ctl_command *ctl_find(const char *name)
 	return NULL;
 }
 
+/* The table that the host answers from says what its commands do. */
+static const char *help_of(const struct ctl_command *c)
+{
+	return c->help ? c->help : tm_command_desc(c->name)->help;
+}
+
 static void print_help(void)
 {
 	printf("usage: tmemctl [-S SOCKET] COMMAND [ARGUMENTS]\n"
 	       "Look after tmemd and its clients.\n\n");
 	for (const struct ctl_command *c = ctl_commands; c->name; c++)
-		printf("  %-10s %s\n", c->name, c->help);
+		printf("  %-10s %s\n", c->name, help_of(c));
 	printf("\n  -S, --socket PATH  control socket (default: $TMEM_SOCKET, else by user)\n"
 	       "      --help         print this and exit\n"
 	       "      --version      print the version and exit\n"
@@ -79,8 +81,15 @@ static void print_help(void)
 
 static void print_command_help(const struct ctl_command *c)
 {
-	printf("usage: tmemctl %s %s\n%c%s.\n", c->name, c->synopsis, c->help[0] & ~0x20,
-		c->help + 1);
+	const struct tm_command_desc *desc = tm_command_desc(c->name);
+	const char *help = help_of(c);
+
+	printf("usage: tmemctl %s %s\n%c%s.\n", c->name, c->synopsis, help[0] & ~0x20, help + 1);
+	if (desc && desc->args[0].name)
+		putchar('\n');
+	for (const struct tm_arg_desc *a = desc ? desc->args : NULL; a && a->name; a++)
+		printf("  %-10s %s%s%s\n", a->name, a->help, a->values ? ": " : "",
+			a->values ? a->values : "");
 	if (*c->text)
 		printf("\n%s\n", c->text);
 }
@@ -200,6 +209,8 @@ int main(int argc, char **argv)
 
 	if (argc > 1 && strcmp(argv[1], "--complete") == 0)
 		return tm_tool_flush(ctl_complete((const char *const *)argv + 2, argc - 2));
+	if (argc == 2 && strcmp(argv[1], "--manual") == 0)
+		return tm_tool_flush(ctl_manual());
 	for (int i = 1; i < argc;) {
 		bool option = argv[i][0] == '-' && argv[i][1] && !cl.literal;
 		int used = option ? take_option(&cl, argv + i, argc - i) : take_word(&cl, argv[i]);

@@ -2,10 +2,10 @@
 /*
  * commands.c - what tmemd can be asked for
  *
- * The table at the end declares every command once: its name, who may run it, its arguments with
- * their types. Checking, the refusal of unknown keys, and query-schema all come from it.
+ * tools/common/commands.def declares every command once: its name, who may run it, its arguments
+ * with their types. Checking, the refusal of unknown keys, and query-schema all come from it.
  *
- *      message -> tm_proto_parse_request -> command_find -> arguments_check -> run -> reply
+ *      message -> tm_proto_parse_request -> find -> arguments_check -> run_ID -> reply
  *
  * A `run` function gets arguments of the right types, and returns 0 with call->result set, -EINVAL
  * with call->error set, -ENOMEM, or CALL_WAITS when wait.c will reply.
@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "core/util.h"
+#include "tools/common/schema.h"
 #include "tools/tmemd/describe.h"
 #include "tools/tmemd/join.h"
 #include "tools/tmemd/lease.h"
@@ -25,9 +26,9 @@
 #include "tools/tmemd/session.h"
 #include "tools/tmemd/snapshot.h"
 #include "tools/tmemd/wait.h"
+#include "tools/tmemd/watch.h"
 
 #define CALL_WAITS 1
-#define ARGS_MAX   6
 
 struct call {
 	struct tm_host *host;
@@ -36,46 +37,6 @@ struct call {
 	json_t *result; /* NULL: {} */
 	int result_fd;  /* goes with it; -1: none; borrowed */
 	struct tm_error error;
-};
-
-enum arg_type {
-	ARG_CLIENT, /* id or name */
-	ARG_BYTES,
-	ARG_CAP, /* bytes, or null for none */
-	ARG_INTEGER,
-	ARG_STRING,
-	ARG_BOOLEAN,
-	ARG_TYPE_COUNT
-};
-
-static const char *const arg_type_names[ARG_TYPE_COUNT] = {
-	[ARG_CLIENT] = "client: an id, or a string with a name or an id",
-	[ARG_BYTES] = "bytes: an integer, not negative",
-	[ARG_CAP] = "bytes, or null for none",
-	[ARG_INTEGER] = "integer",
-	[ARG_STRING] = "string",
-	[ARG_BOOLEAN] = "boolean",
-};
-
-struct arg {
-	const char *name;
-	enum arg_type type;
-	bool required;
-	const char *help;
-};
-
-enum who {
-	BY_ANYBODY,
-	BY_OPERATOR, /* any connection that has not joined */
-	BY_CLIENT,
-};
-
-struct command {
-	const char *name;
-	enum who who;
-	const char *help;
-	int (*run)(struct call *call);
-	struct arg args[ARGS_MAX + 1]; /* ends with a NULL name */
 };
 
 static json_t *arg(const struct call *call, const char *name)
@@ -231,6 +192,7 @@ static int set_frozen(struct call *call, bool frozen)
 		atomic_store(&c->ledger->frozen, frozen);
 		changed++;
 	}
+	tm_watch_client(call->host, frozen ? "frozen" : "thawed", only);
 	call->result = json_pack("{s:i}", "clients", changed);
 	return 0;
 }
@@ -315,6 +277,7 @@ static int run_destroy(struct call *call)
 			"client '%s' has persistent pages, which would be lost: needs force",
 			client->name);
 	if (!client->session) {
+		tm_watch_client(call->host, "destroyed", client);
 		tm_log("the memory of client %u '%s' was dropped", client->id, client->name);
 		tm_registry_remove(call->host->registry, client);
 		tm_lease_update(call->host);
@@ -325,8 +288,10 @@ static int run_destroy(struct call *call)
 	if (rc == -EAGAIN)
 		return tm_error_set(&call->error, TM_ERROR_BUSY,
 			"client '%s' does not read what the host tells it", client->name);
-	if (rc == 0)
+	if (rc == 0) {
+		tm_watch_client(call->host, "destroyed", client);
 		tm_log("client %u '%s' was told to drop its pools", client->id, client->name);
+	}
 	return rc < 0 ? rc : CALL_WAITS;
 }
 
@@ -361,101 +326,34 @@ static int run_transferred(struct call *call)
 	return 0;
 }
 
-static int run_query_schema(struct call *call);
-
-#define CLIENT_OR_ALL                                                                              \
-	{                                                                                          \
-		"client", ARG_CLIENT, false, "without it: every client"                            \
-	}
-#define CLIENT                                                                                     \
-	{                                                                                          \
-		"client", ARG_CLIENT, true, "which one"                                            \
-	}
-
-static const struct command commands[] = {
-	{"join", BY_OPERATOR, "Become a client; comes with the descriptor of a ledger", run_join,
-		{{"name", ARG_STRING, true, "for people, 1 to 63 bytes"},
-			{"type", ARG_STRING, true, "kind of front end, 1 to 63 bytes"},
-			{"pid", ARG_INTEGER, true, "the client's process"},
-			{"protocol", ARG_INTEGER, true, "version the client speaks"},
-			{"weight", ARG_INTEGER, false, "as in set; without it 100"},
-			{"successor", ARG_BOOLEAN, false,
-				"it reclaimed what a client of its name left"}}},
-	{"released", BY_CLIENT, "Answer the event release", run_released,
-		{{"ticket", ARG_INTEGER, true, "the one of the event"},
-			{"bytes", ARG_BYTES, true, "what went back to the operating system"}}},
-	{"keep", BY_CLIENT, "Keep the descriptor that comes with this beyond the client's death",
-		run_keep, {{"what", ARG_STRING, true, "store or state"}}},
-	{"leave", BY_CLIENT, "About to go in peace: what was kept may go too", run_leave, {{0}}},
-	{"reclaim", BY_OPERATOR,
-		"Get a descriptor back that a dead client of this name and user left", run_reclaim,
-		{{"name", ARG_STRING, true, "of the client"},
-			{"type", ARG_STRING, true, "of the client"},
-			{"what", ARG_STRING, true, "store or state"}}},
-	{"list", BY_OPERATOR, "The host, every client and every pool", run_list, {{0}}},
-	{"freeze", BY_OPERATOR, "Refuse new puts; without client also those of clients to come",
-		run_freeze, {CLIENT_OR_ALL}},
-	{"thaw", BY_OPERATOR, "End a freeze", run_thaw, {CLIENT_OR_ALL}},
-	{"freeable", BY_OPERATOR, "Bytes that a flush could release", run_freeable,
-		{CLIENT_OR_ALL}},
-	{"flush", BY_OPERATOR, "Release ephemeral memory to the operating system", run_flush,
-		{{"bytes", ARG_BYTES, true, "at least so much, if there is"}, CLIENT_OR_ALL}},
-	{"set", BY_OPERATOR, "Change what a client is entitled to", run_set,
-		{CLIENT, {"weight", ARG_INTEGER, false, "share of ephemeral memory, 1 to 10000"},
-			{"cap", ARG_CAP, false, "most bytes it is ever granted"},
-			{"compress", ARG_STRING, false, "lz4 or none, for new pages"},
-			{"recompress", ARG_BOOLEAN, false, "with zstd, cold persistent pages"}}},
-	{"destroy", BY_OPERATOR, "Drop every pool of a client", run_destroy,
-		{CLIENT, {"force", ARG_BOOLEAN, false, "persistent pages too"}}},
-	{"save", BY_OPERATOR, "Write a client's pools to the socket that comes with this", run_save,
-		{CLIENT, {"live", ARG_BOOLEAN, false, "changes wait at the end only"},
-			{"hold", ARG_BOOLEAN, false, "then they wait until thaw"}}},
-	{"restore", BY_OPERATOR, "Read a client's pools from the socket that comes with this",
-		run_restore, {CLIENT}},
-	{"transferred", BY_CLIENT, "Answer the event save or restore", run_transferred,
-		{{"ticket", ARG_INTEGER, true, "the one of the event"},
-			{"pages", ARG_INTEGER, true, "saved or restored"},
-			{"skipped", ARG_INTEGER, true, "ephemeral pages that were not restored"},
-			{"bytes", ARG_BYTES, true, "of the stream"},
-			{"pause_ns", ARG_INTEGER, true, "how long changes waited"},
-			{"error", ARG_STRING, false, "it failed: why"}}},
-	{"query-schema", BY_ANYBODY, "This table", run_query_schema, {{0}}},
-	{"help", BY_ANYBODY, "The same as query-schema", run_query_schema, {{0}}},
-};
-
-static const struct {
-	const char *name, *help;
-} events[] = {
-	{"release", "data: bytes, ticket. Release so much ephemeral memory, answer with released"},
-	{"shrink", "The grant is below what is used: release ephemeral memory down to it"},
-	{"destroy", "Drop every pool for good, close the connection, do not join again"},
-	{"save", "data: ticket, live, hold. Write the pools to the socket that comes with this"},
-	{"restore", "data: ticket. Read the pools from the socket that comes with this"},
-	{"resume", "Changes that a save with hold has made wait may go on"},
-};
-
-static json_t *describe_command(const struct command *command)
+static int run_watch(struct call *call)
 {
-	static const char *const who[] = {"anybody", "operator", "client"};
+	return tm_watch_start(call->host, call->session);
+}
+
+static json_t *describe_command(const struct tm_command_desc *command)
+{
 	json_t *args = json_array();
 
-	for (const struct arg *a = command->args; a->name; a++)
+	for (const struct tm_arg_desc *a = command->args; a->name; a++)
 		json_array_append_new(args,
 			json_pack("{s:s,s:s,s:b,s:s}", "name", a->name, "type",
-				arg_type_names[a->type], "required", a->required, "help", a->help));
-	return json_pack("{s:s,s:s,s:s,s:o}", "name", command->name, "by", who[command->who],
-		"help", command->help, "arguments", args);
+				tm_arg_type_names[a->type], "required", a->required, "help",
+				a->help));
+	return json_pack("{s:s,s:s,s:s,s:o}", "name", command->name, "by",
+		tm_who_names[command->who], "help", command->help, "arguments", args);
 }
 
 static int run_query_schema(struct call *call)
 {
 	json_t *list = json_array(), *event_list = json_array(), *errors = json_array();
 
-	for (size_t i = 0; i < TM_ARRAY_SIZE(commands); i++)
-		json_array_append_new(list, describe_command(&commands[i]));
-	for (size_t i = 0; i < TM_ARRAY_SIZE(events); i++)
+	for (size_t i = 0; i < TM_COMMAND_COUNT; i++)
+		json_array_append_new(list, describe_command(&tm_command_descs[i]));
+	for (const struct tm_event_desc *e = tm_event_descs; e->name; e++)
 		json_array_append_new(event_list,
-			json_pack("{s:s,s:s}", "name", events[i].name, "help", events[i].help));
+			json_pack("{s:s,s:s,s:s}", "name", e->name, "to",
+				e->to_watchers ? "watcher" : "client", "help", e->help));
 	for (size_t i = 0; i < TM_ERROR_COUNT; i++)
 		json_array_append_new(errors,
 			json_pack("{s:s,s:s}", "class", tm_error_descs[i].word, "help",
@@ -465,39 +363,51 @@ static int run_query_schema(struct call *call)
 	return call->result ? 0 : -ENOMEM;
 }
 
+static int run_help(struct call *call)
+{
+	return run_query_schema(call);
+}
+
+#define TM_COMMAND(id, ...) [TM_COMMAND_##id] = run_##id,
+static int (*const runs[TM_COMMAND_COUNT])(struct call *call) = {
+#include "tools/common/commands.def"
+};
+#undef TM_COMMAND
+
 /* --- checking and running --------------------------------------------------------------------- */
 
-static bool arg_type_matches(enum arg_type type, const json_t *value)
+static bool arg_type_matches(enum tm_arg_type type, const json_t *value)
 {
 	switch (type) {
-	case ARG_CLIENT:
+	case TM_ARG_CLIENT:
 		return json_is_string(value) || json_is_integer(value);
-	case ARG_CAP:
+	case TM_ARG_CAP:
 		if (json_is_null(value))
 			return true;
 		/* fall through */
-	case ARG_BYTES:
+	case TM_ARG_BYTES:
 		return json_is_integer(value) && json_integer_value(value) >= 0;
-	case ARG_INTEGER:
+	case TM_ARG_INTEGER:
 		return json_is_integer(value);
-	case ARG_STRING:
+	case TM_ARG_STRING:
 		return json_is_string(value);
-	case ARG_BOOLEAN:
+	case TM_ARG_BOOLEAN:
 		return json_is_boolean(value);
-	case ARG_TYPE_COUNT:
+	case TM_ARG_TYPE_COUNT:
 		break;
 	}
 	return false;
 }
 
-static int arguments_check(const struct command *command, json_t *arguments, struct tm_error *error)
+static int arguments_check(
+	const struct tm_command_desc *command, json_t *arguments, struct tm_error *error)
 {
 	const char *key;
 	json_t *value;
 	char text[64];
 
 	json_object_foreach (arguments, key, value) {
-		const struct arg *a = command->args;
+		const struct tm_arg_desc *a = command->args;
 
 		while (a->name && strcmp(a->name, key))
 			a++;
@@ -506,35 +416,26 @@ static int arguments_check(const struct command *command, json_t *arguments, str
 				command->name, tm_printable(text, sizeof(text), key, SIZE_MAX));
 		if (!arg_type_matches(a->type, value))
 			return tm_error_set(error, TM_ERROR_PARAMETER, "%s: '%s' has to be %s",
-				command->name, a->name, arg_type_names[a->type]);
+				command->name, a->name, tm_arg_type_names[a->type]);
 	}
-	for (const struct arg *a = command->args; a->name; a++)
+	for (const struct tm_arg_desc *a = command->args; a->name; a++)
 		if (a->required && !json_object_get(arguments, a->name))
 			return tm_error_set(
 				error, TM_ERROR_PARAMETER, "%s needs '%s'", command->name, a->name);
 	return 0;
 }
 
-static int command_find(
-	const char *name, const struct command **ret_command, struct tm_error *error)
-{
-	char text[64];
-
-	for (size_t i = 0; i < TM_ARRAY_SIZE(commands); i++) {
-		if (strcmp(commands[i].name, name) == 0) {
-			*ret_command = &commands[i];
-			return 0;
-		}
-	}
-	return tm_error_set(error, TM_ERROR_NOT_FOUND, "no command '%s'",
-		tm_printable(text, sizeof(text), name, SIZE_MAX));
-}
-
-static int command_allowed(const struct command *command, struct call *call)
+static int command_allowed(const struct tm_command_desc *command, struct call *call)
 {
 	bool joined = tm_session_client(call->session);
+	enum tm_role role = tm_session_role(call->session);
 
-	if (command->who == BY_ANYBODY || joined == (command->who == BY_CLIENT))
+	if (command->who == TM_BY_ANYBODY)
+		return 0;
+	if (role < (command->who == TM_BY_READER ? TM_ROLE_READ : TM_ROLE_MANAGE))
+		return tm_error_set(&call->error, TM_ERROR_PERMISSION,
+			"%s is for root and the user of this tmemd", command->name);
+	if (joined == (command->who == TM_BY_CLIENT))
 		return 0;
 	return tm_error_set(&call->error, TM_ERROR_PERMISSION,
 		joined ? "%s is not for a connection that has joined"
@@ -545,17 +446,23 @@ static int command_allowed(const struct command *command, struct call *call)
 void tm_command_run(struct tm_host *host, struct tm_session *session, json_t *message)
 {
 	struct call call = {.host = host, .session = session, .result_fd = -1};
-	const struct command *command = NULL;
+	const struct tm_command_desc *command = NULL;
+	char text[64];
 	int rc = tm_proto_parse_request(message, &call.request, &call.error);
 
 	if (rc == 0)
-		rc = command_find(call.request.execute, &command, &call.error);
+		command = tm_command_desc(call.request.execute);
+	if (rc == 0 && !command)
+		rc = tm_error_set(&call.error, TM_ERROR_NOT_FOUND, "no command '%s'",
+			tm_printable(text, sizeof(text), call.request.execute, SIZE_MAX));
 	if (rc == 0)
 		rc = command_allowed(command, &call);
 	if (rc == 0)
 		rc = arguments_check(command, call.request.arguments, &call.error);
 	if (rc == 0)
-		rc = command->run(&call);
+		rc = runs[command - tm_command_descs](&call);
+	host->counters.requests++;
+	host->counters.requests_refused += rc < 0;
 	if (rc == CALL_WAITS)
 		return;
 	if (rc == -ENOMEM)

@@ -11,50 +11,115 @@
 #include <errno.h>
 #include <getopt.h>
 #include <ini.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "core/proto.h"
 #include "core/util.h"
+#include "tools/tmemd/registry.h"
+
+enum kind {
+	FLAG,
+	TEXT,
+	SIZE,
+	NUMBER,
+};
 
 struct setting {
 	const char *key; /* long option, and key of the file when in_file */
-	char letter;
-	bool in_file;
+	char letter;     /* short option when `is_short`, else only a number for getopt */
+	bool is_short, in_file;
+	enum kind kind;
 	const char *value; /* NULL: takes none */
 	const char *help;
+	size_t field; /* of SIZE and NUMBER: offset in struct tm_config */
+	unsigned int least, most;
 };
+
+#define SIZE_FIELD(name)                offsetof(struct tm_config, name), 0, 0
+#define NUMBER_FIELD(name, least, most) offsetof(struct tm_config, name), least, most
 
 static const struct setting settings[] = {
-	{"socket", 'S', true, "PATH", "control socket (default: $TMEM_SOCKET, else by user)"},
-	{"limit", 'l', true, "SIZE",
-		"most that all clients together may use (default: half of memory)"},
-	{"reserve", 'r', true, "SIZE", "available memory to leave alone (default: 10% of memory)"},
-	{"config", 'c', false, "FILE", "read this file (default for root: " TM_CONFIG_FILE ")"},
-	{"foreground", 'f', false, NULL, "stay in the foreground, log to standard error"},
-	{"on-demand", 'd', false, "[SECONDS]", "end after so long (default: 10) without anybody"},
-	{"help", 'h', false, NULL, "print this and exit"},
-	{"version", 'V', false, NULL, "print the version and exit"},
+	/* the socket is the first */
+	{"socket", 'S', true, true, TEXT, "PATH",
+		"control socket (default: $TMEM_SOCKET, else by user)", 0, 0, 0},
+	{"limit", 'l', true, true, SIZE, "SIZE",
+		"most that all clients together may use (default: half of memory)",
+		SIZE_FIELD(limit)},
+	{"reserve", 'r', true, true, SIZE, "SIZE",
+		"available memory to leave alone (default: 10% of memory)", SIZE_FIELD(reserve)},
+	{"max-clients", 'C', false, true, NUMBER, "N", "clients at a time (default and most: 256)",
+		NUMBER_FIELD(max_clients, 1, TM_CLIENTS_MAX)},
+	{"max-connections", 'N', false, true, NUMBER, "N",
+		"other connections at a time (default and most: 256)",
+		NUMBER_FIELD(max_connections, 1, TM_CONTROL_MAX)},
+	{"max-line", 'L', false, true, NUMBER, "BYTES",
+		"longest request (default and most: 1048576)",
+		NUMBER_FIELD(max_line, 1024, TM_PROTO_LINE_MAX)},
+	{"max-rate", 'R', false, true, NUMBER, "N",
+		"requests a second and connection (default: 1000)",
+		NUMBER_FIELD(max_rate, 1, 1000000)},
+	{"config", 'c', true, false, TEXT, "FILE",
+		"read this file (default for root: " TM_CONFIG_FILE ")", 0, 0, 0},
+	{"foreground", 'f', true, false, FLAG, NULL,
+		"stay in the foreground, log to standard error", 0, 0, 0},
+	{"on-demand", 'd', false, false, FLAG, "[SECONDS]",
+		"end after so long (default: 10) without anybody", 0, 0, 0},
+	{"help", 'h', false, false, FLAG, NULL, "print this and exit", 0, 0, 0},
+	{"version", 'V', false, false, FLAG, NULL, "print the version and exit", 0, 0, 0},
 };
 
-/* Values as text, so that all sources can be read before one of them is believed. */
+#define SETTINGS TM_ARRAY_SIZE(settings)
+
+/* Values as text, by setting, so that all sources can be read before one of them is believed. */
 struct texts {
-	char *socket, *limit, *reserve;
+	char *of[SETTINGS];
 };
 
 static void texts_free(struct texts *t)
 {
-	free(t->socket);
-	free(t->limit);
-	free(t->reserve);
+	for (size_t i = 0; i < SETTINGS; i++)
+		free(t->of[i]);
 }
 
-static char **texts_slot(struct texts *t, const char *key)
+static int parse_number(const struct setting *s, const char *text, unsigned int *ret_number)
 {
-	if (strcmp(key, "socket") == 0)
-		return &t->socket;
-	if (strcmp(key, "limit") == 0)
-		return &t->limit;
-	return strcmp(key, "reserve") == 0 ? &t->reserve : NULL;
+	char *end;
+	unsigned long value = strtoul(text, &end, 10);
+
+	if (*text < '0' || *text > '9' || *end || value < s->least || value > s->most)
+		return -EINVAL;
+	*ret_number = (unsigned int)value;
+	return 0;
+}
+
+/* 0; -EINVAL with the reason in `ret_why`. */
+static int check_value(const struct setting *s, const char *text, char *ret_why, size_t size)
+{
+	unsigned int number;
+	uint64_t bytes;
+	int rc = 0;
+
+	if (!*text)
+		rc = snprintf(ret_why, size, "no value");
+	else if (s->kind == SIZE && tm_size_parse(text, &bytes) < 0)
+		rc = snprintf(ret_why, size, "'%.60s' is no size", text);
+	else if (s->kind == NUMBER && parse_number(s, text, &number) < 0)
+		rc = snprintf(ret_why, size, "'%.60s' is no number from %u to %u", text, s->least,
+			s->most);
+	return rc ? -EINVAL : 0;
+}
+
+/* Put a value that was checked where it belongs. */
+static void apply(const struct setting *s, const char *text, struct tm_config *config)
+{
+	char *field = (char *)config + s->field;
+
+	if (s->kind == SIZE)
+		tm_size_parse(text, (uint64_t *)(void *)field);
+	else if (s->kind == NUMBER)
+		parse_number(s, text, (unsigned int *)(void *)field);
 }
 
 static int usage_error(void)
@@ -67,14 +132,14 @@ static void print_help(void)
 {
 	printf("usage: tmemd [options]\n"
 	       "The host of transcendent memory: grants memory to its clients.\n\n");
-	for (size_t i = 0; i < TM_ARRAY_SIZE(settings); i++) {
+	for (size_t i = 0; i < SETTINGS; i++) {
 		const struct setting *s = &settings[i];
 		const char *value = s->value ? s->value : "";
 		char left[40];
 
 		snprintf(left, sizeof(left), "%s%s%s", s->key, *value && *value != '[' ? " " : "",
 			*value == '[' ? "[=SECONDS]" : value);
-		if (strchr("dhV", s->letter))
+		if (!s->is_short)
 			printf("      --%-22s %s\n", left, s->help);
 		else
 			printf("  -%c, --%-22s %s\n", s->letter, left, s->help);
@@ -94,22 +159,22 @@ struct file_reader {
 static int file_line(void *opaque, const char *section, const char *key, const char *value)
 {
 	struct file_reader *r = opaque;
-	char **slot = *section ? NULL : texts_slot(r->texts, key);
-	uint64_t bytes;
+	char why[120];
+	size_t i = 0;
 
 	if (r->failed)
 		return 0;
-	if (*section)
+	while (i < SETTINGS && !(settings[i].in_file && strcmp(settings[i].key, key) == 0))
+		i++;
+	if (*section) {
 		snprintf(r->error, sizeof(r->error), "unknown section [%.60s]", section);
-	else if (!slot)
+	} else if (i == SETTINGS) {
 		snprintf(r->error, sizeof(r->error), "unknown key '%.60s'", key);
-	else if (slot != &r->texts->socket && tm_size_parse(value, &bytes) < 0)
-		snprintf(r->error, sizeof(r->error), "%.60s: '%.60s' is no size", key, value);
-	else if (!*value)
-		snprintf(r->error, sizeof(r->error), "%.60s: no value", key);
-	else {
-		free(*slot);
-		*slot = strdup(value);
+	} else if (check_value(&settings[i], value, why, sizeof(why)) < 0) {
+		snprintf(r->error, sizeof(r->error), "%.60s: %s", key, why);
+	} else {
+		free(r->texts->of[i]);
+		r->texts->of[i] = strdup(value);
 		return 1;
 	}
 	r->failed = true;
@@ -164,26 +229,23 @@ static int parse_seconds(const char *text, unsigned int *ret_seconds)
 /* Take one option. 0; 1 with *ret_status when the program is to end. */
 static int take_option(int letter, struct command_line *cl, int *ret_status)
 {
-	char **slot;
-	uint64_t bytes;
+	char why[120];
+	size_t i = 0;
 
+	while (i < SETTINGS && settings[i].letter != letter)
+		i++;
 	*ret_status = 0;
-	switch (letter) {
-	case 'S':
-	case 'l':
-	case 'r':
-		slot = letter == 'S'    ? &cl->texts.socket
-			: letter == 'l' ? &cl->texts.limit
-					: &cl->texts.reserve;
-		if (letter != 'S' && tm_size_parse(optarg, &bytes) < 0) {
-			fprintf(stderr, "tmemd: --%s: '%s' is no size\n",
-				letter == 'l' ? "limit" : "reserve", optarg);
-			*ret_status = usage_error();
-			return 1;
+	if (i < SETTINGS && settings[i].in_file) {
+		if (check_value(&settings[i], optarg, why, sizeof(why)) == 0) {
+			free(cl->texts.of[i]);
+			cl->texts.of[i] = strdup(optarg);
+			return 0;
 		}
-		free(*slot);
-		*slot = strdup(optarg);
-		return 0;
+		fprintf(stderr, "tmemd: --%s: %s\n", settings[i].key, why);
+		*ret_status = usage_error();
+		return 1;
+	}
+	switch (letter) {
 	case 'c':
 		cl->file = optarg;
 		return 0;
@@ -209,10 +271,10 @@ static int take_option(int letter, struct command_line *cl, int *ret_status)
 
 static int read_options(int argc, char **argv, struct command_line *cl, int *ret_status)
 {
-	struct option options[TM_ARRAY_SIZE(settings) + 1] = {0};
+	struct option options[SETTINGS + 1] = {0};
 	int letter;
 
-	for (size_t i = 0; i < TM_ARRAY_SIZE(settings); i++) {
+	for (size_t i = 0; i < SETTINGS; i++) {
 		const struct setting *s = &settings[i];
 
 		options[i].name = s->key;
@@ -236,8 +298,13 @@ int tm_config_read(int argc, char **argv, struct tm_config *ret_config, int *ret
 {
 	struct command_line cl = {0};
 	struct texts file = {0};
-	struct tm_config config = {.limit = TM_CONFIG_SHARE, .reserve = TM_CONFIG_SHARE};
-	const char *limit, *reserve, *env = getenv("TMEM_SOCKET");
+	struct tm_config config = {.limit = TM_CONFIG_SHARE,
+		.reserve = TM_CONFIG_SHARE,
+		.max_clients = TM_CLIENTS_MAX,
+		.max_connections = TM_CONTROL_MAX,
+		.max_line = TM_PROTO_LINE_MAX,
+		.max_rate = TM_CONFIG_RATE};
+	const char *env = getenv("TMEM_SOCKET");
 	int rc = read_options(argc, argv, &cl, ret_status);
 
 	/* The default file describes the host of the system, not one that a user runs beside it. */
@@ -246,17 +313,17 @@ int tm_config_read(int argc, char **argv, struct tm_config *ret_config, int *ret
 		*ret_status = 1;
 	}
 	if (!rc) {
-		limit = cl.texts.limit ? cl.texts.limit : file.limit;
-		reserve = cl.texts.reserve ? cl.texts.reserve : file.reserve;
-		if (limit)
-			tm_size_parse(limit, &config.limit);
-		if (reserve)
-			tm_size_parse(reserve, &config.reserve);
+		for (size_t i = 0; i < SETTINGS; i++) {
+			const char *text = cl.texts.of[i] ? cl.texts.of[i] : file.of[i];
+
+			if (text)
+				apply(&settings[i], text, &config);
+		}
 		config.foreground = cl.foreground;
 		config.idle_seconds = cl.idle_seconds;
-		config.socket = tm_socket_path(cl.texts.socket ? cl.texts.socket
-				: env && *env                  ? NULL
-							       : file.socket);
+		config.socket = tm_socket_path(cl.texts.of[0] ? cl.texts.of[0]
+				: env && *env                 ? NULL
+							      : file.of[0]);
 		if (config.socket) {
 			*ret_config = config;
 		} else {

@@ -10,12 +10,17 @@
 
 #define TM_CONFIG_FILE  "/etc/tmem/tmemd.conf"
 #define TM_IDLE_SECONDS 10
+#define TM_CONTROL_MAX  256u /* connections that have not joined */
+#define TM_CONFIG_RATE  1000u
 #define TM_CONFIG_SHARE UINT64_MAX /* a share of the memory there is, which may change */
 
 struct tm_config {
 	char *socket;     /* malloc'ed */
 	uint64_t limit;   /* bytes all clients together may have, or TM_CONFIG_SHARE: half of all */
 	uint64_t reserve; /* bytes of available memory to leave alone, or TM_CONFIG_SHARE: 10% */
+	unsigned int max_clients, max_connections; /* the latter: that have not joined */
+	unsigned int max_line;                     /* bytes of a request */
+	unsigned int max_rate;                     /* requests a second and connection */
 	bool foreground;
 	unsigned int idle_seconds; /* 0: stay for ever; else end after so long without anybody */
 };

@@ -12,8 +12,13 @@ int tm_daemon_fork(int *ret_ready_fd);
 /* The child serves: let the parent go, leave the terminal, the directory and standard I/O. */
 void tm_daemon_ready(int ready_fd);
 
-/* Stay in memory, and alive, when memory runs out: servers of this machine's swap ask us for their
- * pages when they are started again. As far as this process may; after the last fork. */
+/* Stay in memory, alive and awake when memory runs out: it is then that we are needed, and servers
+ * of this machine's swap ask us for their pages when they are started again. As far as this process
+ * may; after the last fork. */
 void tm_daemon_stay(void);
+
+/* Give up every privilege but the right to lock memory, and the right to get any back. What a peer
+ * could make us do by a mistake of ours, it can then do with no more than our files. 0; -errno. */
+int tm_daemon_confine(void);
 
 #endif

@@ -9,6 +9,7 @@
 
 #include "core/util.h"
 #include "tools/tmemd/lease.h"
+#include "tools/tmemd/watch.h"
 
 static json_t *ledger_number(const _Atomic uint64_t *field)
 {
@@ -72,16 +73,22 @@ static json_t *describe_host(struct tm_host *host)
 	json_t *cgroup = memory->cgroup == UINT64_MAX ? json_null()
 						      : json_integer((json_int_t)memory->cgroup);
 
-	return json_pack("{s:s,s:i,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o,s:b,s:I,s:b,s:i}", "version",
-		TM_VERSION, "pid", (int)getpid(), "socket", host->config.socket, "limit_bytes",
-		(json_int_t)host->limit, "reserve_bytes", (json_int_t)host->reserve, "total_bytes",
-		(json_int_t)host->total, "granted_bytes", (json_int_t)tm_lease_granted(host),
-		"used_bytes", (json_int_t)tm_lease_used(host), "available_bytes",
-		(json_int_t)TM_MIN(memory->available, (uint64_t)INT64_MAX), "memory_bytes",
-		(json_int_t)memory->total, "cgroup_limit_bytes", cgroup, "psi",
-		tm_machine_pressure_fd(host->machine) >= 0, "pressure_count",
-		(json_int_t)host->pressure_count, "frozen", host->all_frozen, "clients",
+	json_t *json = json_pack("{s:s,s:i,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o,s:b,s:b,s:i}",
+		"version", TM_VERSION, "pid", (int)getpid(), "socket", host->config.socket,
+		"limit_bytes", (json_int_t)host->limit, "reserve_bytes", (json_int_t)host->reserve,
+		"total_bytes", (json_int_t)host->total, "granted_bytes",
+		(json_int_t)tm_lease_granted(host), "used_bytes", (json_int_t)tm_lease_used(host),
+		"available_bytes", (json_int_t)TM_MIN(memory->available, (uint64_t)INT64_MAX),
+		"memory_bytes", (json_int_t)memory->total, "cgroup_limit_bytes", cgroup, "psi",
+		tm_machine_pressure_fd(host->machine) >= 0, "frozen", host->all_frozen, "clients",
 		(int)tm_registry_count(host->registry));
+
+	json_object_set_new(json, "watchers", json_integer((json_int_t)tm_watch_count(host)));
+#define TM_HOST_COUNTER(id, help)                                                                  \
+	json_object_set_new(json, #id, json_integer((json_int_t)host->counters.id));
+#include "tools/common/counters.def"
+#undef TM_HOST_COUNTER
+	return json;
 }
 
 json_t *tm_describe_list(struct tm_host *host)

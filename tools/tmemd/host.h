@@ -2,7 +2,7 @@
 /*
  * host.h - what the parts of tmemd share
  *
- *      main -> server -> session -> commands -> describe, wait
+ *      main -> server -> session -> commands -> describe, wait, watch
  *                   \________________________-> lease -> policy, machine
  *
  * tmemd has one thread, so nothing in here is locked.
@@ -20,19 +20,29 @@
 #include "tools/tmemd/registry.h"
 
 LIST_HEAD(tm_wait_list, tm_wait);
+LIST_HEAD(tm_watcher_list, tm_watcher);
+
+/* What was refused, delayed or dropped, since the start. */
+struct tm_host_counters {
+#define TM_HOST_COUNTER(id, help) uint64_t id;
+#include "tools/common/counters.def"
+#undef TM_HOST_COUNTER
+};
 
 struct tm_host {
 	struct tm_config config;
 	struct tm_registry *registry;
+	gid_t readers;             /* tm_peer_readers() */
 	struct tm_wait_list waits; /* commands that wait for clients */
+	struct tm_watcher_list watchers;
+	struct tm_host_counters counters;
 	struct tm_machine *machine;
 	struct tm_machine_memory memory; /* of the last lease, as are: */
 	uint64_t limit, reserve;         /* what the configuration means with so much memory */
 	uint64_t total;                  /* bytes to divide */
 	uint64_t lease_ns;               /* when the next one is due */
 	struct tm_trend trend;
-	bool pressed;            /* the kernel reported pressure since then */
-	uint64_t pressure_count; /* how often it has */
+	bool pressed; /* the kernel reported pressure since then */
 
 	bool all_frozen;     /* clients that join are frozen too */
 	bool sessions_ready; /* a session has work that no event will announce */

@@ -17,6 +17,7 @@
 #include "tools/tmemd/log.h"
 #include "tools/tmemd/policy.h"
 #include "tools/tmemd/session.h"
+#include "tools/tmemd/watch.h"
 
 static int check_text(const char *what, const char *text, struct tm_error *error)
 {
@@ -86,8 +87,8 @@ static void succeed(struct tm_client *orphan, const struct tm_client *model)
 	orphan->shrink_asked_ns = 0;
 }
 
-int tm_join(struct tm_host *host, struct tm_session *session, const struct tm_join *join,
-	unsigned int *ret_id, struct tm_error *error)
+static int join_checked(struct tm_host *host, struct tm_session *session,
+	const struct tm_join *join, unsigned int *ret_id, struct tm_error *error)
 {
 	struct tm_client model = {.weight = TM_WEIGHT_DEFAULT, .cap = TM_CAP_NONE};
 	struct tm_client *client;
@@ -118,7 +119,9 @@ int tm_join(struct tm_host *host, struct tm_session *session, const struct tm_jo
 	model.session = session;
 	model.kept[TM_KEPT_STORE] = model.kept[TM_KEPT_STATE] = -1;
 	client = tm_registry_orphan(host->registry, model.name, model.type, model.uid);
-	if (!client)
+	if (!client && tm_registry_count(host->registry) >= host->config.max_clients)
+		rc = -ENOSPC;
+	else if (!client)
 		rc = tm_registry_add(host->registry, &model, &client);
 	else if (join->successor)
 		succeed(client, &model);
@@ -130,8 +133,8 @@ int tm_join(struct tm_host *host, struct tm_session *session, const struct tm_jo
 		return tm_error_set(error, TM_ERROR_BUSY,
 			"what an earlier client called '%s' left is still here", model.name);
 	if (rc == -ENOSPC)
-		return tm_error_set(
-			error, TM_ERROR_BUSY, "there are %d clients already", TM_CLIENTS_MAX);
+		return tm_error_set(error, TM_ERROR_BUSY, "there are %u clients already",
+			host->config.max_clients);
 	if (rc < 0)
 		return rc;
 	tm_session_set_client(session, client);
@@ -139,7 +142,23 @@ int tm_join(struct tm_host *host, struct tm_session *session, const struct tm_jo
 		atomic_store(&client->ledger->frozen, 1);
 	tm_log("client %u '%s' (%s, pid %d) joined", client->id, client->name, client->type,
 		(int)client->pid);
+	host->counters.joins++;
+	tm_watch_client(host, "joined", client);
 	tm_lease_update(host);
 	*ret_id = client->id;
 	return 0;
+}
+
+int tm_join(struct tm_host *host, struct tm_session *session, const struct tm_join *join,
+	unsigned int *ret_id, struct tm_error *error)
+{
+	int rc = join_checked(host, session, join, ret_id, error);
+	struct ucred peer;
+
+	if (rc == -EINVAL) {
+		tm_session_peer(session, &peer);
+		host->counters.clients_refused++;
+		tm_watch_refused(host, &peer, error);
+	}
+	return rc;
 }

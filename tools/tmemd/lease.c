@@ -17,6 +17,7 @@
 #include "core/util.h"
 #include "tools/tmemd/policy.h"
 #include "tools/tmemd/session.h"
+#include "tools/tmemd/watch.h"
 
 #define INTERVAL_NS      50000000ull
 #define INTERVAL_FAST_NS 10000000ull
@@ -52,12 +53,14 @@ uint64_t tm_lease_granted(struct tm_host *host)
 }
 
 /* Ask for a shrink when the grant has just fallen, and again every second until it has helped. */
-static void ask_to_shrink(struct tm_client *c, bool fell, uint64_t now)
+static void ask_to_shrink(struct tm_host *host, struct tm_client *c, bool fell, uint64_t now)
 {
 	if (!fell && now - c->shrink_asked_ns < SHRINK_AGAIN_NS)
 		return;
-	if (tm_session_event(c->session, "shrink", NULL))
-		c->shrink_asked_ns = now;
+	if (!tm_session_event(c->session, "shrink", NULL))
+		return;
+	c->shrink_asked_ns = now;
+	host->counters.shrinks++;
 }
 
 /* What the client wants. Of what it asks for ahead of need, one that has not grown for a while gets
@@ -125,6 +128,7 @@ void tm_lease_update(struct tm_host *host)
 	struct tm_share shares[TM_CLIENTS_MAX];
 	struct tm_client *clients[TM_CLIENTS_MAX];
 	uint64_t now = tm_now_ns();
+	uint64_t before = host->total, used = tm_lease_used(host);
 	size_t count = 0;
 	bool restless = false;
 
@@ -147,6 +151,8 @@ void tm_lease_update(struct tm_host *host)
 	tm_lease_look(host);
 	host->total = TM_MAX(total(host, now), tm_policy_urgent(shares, count, host->limit));
 	tm_policy_divide(shares, count, host->total);
+	if (host->total < before && host->total < used)
+		tm_watch_pressure(host);
 	restless |= now < host->trend.restless_ns;
 	host->lease_ns = now + (restless ? INTERVAL_FAST_NS : INTERVAL_NS);
 	/* With nobody here nobody looks: whoever comes finds another machine. */
@@ -156,14 +162,13 @@ void tm_lease_update(struct tm_host *host)
 	for (int rising = 0; rising <= 1; rising++) {
 		for (size_t i = 0; i < count; i++) {
 			struct tm_ledger *ledger = clients[i]->ledger;
-			uint64_t before = atomic_load(&ledger->granted_bytes);
-			bool fell = shares[i].granted < before;
+			bool fell = shares[i].granted < atomic_load(&ledger->granted_bytes);
 
 			if (fell == rising)
 				continue;
 			atomic_store(&ledger->granted_bytes, shares[i].granted);
 			if (tm_client_read(&ledger->used_bytes) > shares[i].granted)
-				ask_to_shrink(clients[i], fell, now);
+				ask_to_shrink(host, clients[i], fell, now);
 		}
 	}
 }

@@ -2,7 +2,7 @@
 /*
  * listen.c - the control socket, its directory and its lock
  *
- *      DIR/control.sock        0600, ours
+ *      DIR/control.sock        0600, ours; 0660 with a group of readers
  *      DIR/control.sock.lock   0600, ours; flocked as long as a tmemd serves; holds its pid
  *
  * Invariants
@@ -102,7 +102,7 @@ static int remove_stale(struct tm_listen *l, const char *path)
 	return 0;
 }
 
-static int open_socket(struct tm_listen *l, const char *path)
+static int open_socket(struct tm_listen *l, const char *path, gid_t readers)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	mode_t mask;
@@ -115,12 +115,16 @@ static int open_socket(struct tm_listen *l, const char *path)
 	mask = umask(0177);
 	rc = bind(l->fd, (struct sockaddr *)&address, sizeof(address));
 	umask(mask);
+	if (rc == 0 && readers != (gid_t)-1 &&
+		(fchownat(l->dir_fd, l->name, (uid_t)-1, readers, AT_SYMLINK_NOFOLLOW) < 0 ||
+			fchmodat(l->dir_fd, l->name, 0660, 0) < 0))
+		rc = -1;
 	if (rc < 0 || listen(l->fd, BACKLOG) < 0)
 		return fail(-errno, path, strerror(errno));
 	return 0;
 }
 
-int tm_listen_open(const char *path, struct tm_listen **ret_listen)
+int tm_listen_open(const char *path, gid_t readers, struct tm_listen **ret_listen)
 {
 	struct tm_listen *l;
 	const char *slash = strrchr(path, '/');
@@ -144,7 +148,7 @@ int tm_listen_open(const char *path, struct tm_listen **ret_listen)
 	if (rc == 0)
 		rc = remove_stale(l, path);
 	if (rc == 0)
-		rc = open_socket(l, path);
+		rc = open_socket(l, path, readers);
 	if (rc == 0) {
 		*ret_listen = l;
 		return 0;

@@ -2,7 +2,7 @@
 /*
  * main.c - tmemd, the host of transcendent memory
  *
- *      config -> daemon -> listen -> server (epoll) -> session -> commands
+ *      config -> daemon -> listen -> confine -> server (epoll) -> session -> commands
  *
  * See host.h for how the parts hang together.
  */
@@ -17,6 +17,7 @@
 #include "tools/tmemd/lease.h"
 #include "tools/tmemd/listen.h"
 #include "tools/tmemd/log.h"
+#include "tools/tmemd/peer.h"
 #include "tools/tmemd/server.h"
 
 static void block_signals(void)
@@ -31,23 +32,36 @@ static void block_signals(void)
 	signal(SIGHUP, SIG_IGN);
 }
 
+/* All that may fail, and all that needs a privilege. 0; -errno after a line in the log. */
+static int prepare(struct tm_host *host, struct tm_listen **ret_listen)
+{
+	int rc;
+
+	host->readers = tm_peer_readers();
+	rc = tm_listen_open(host->config.socket, host->readers, ret_listen);
+	if (rc < 0)
+		return rc;
+	rc = tm_registry_new(&host->registry);
+	if (rc == 0)
+		rc = tm_machine_open("", &host->machine);
+	if (rc == 0)
+		rc = tm_daemon_confine();
+	if (rc < 0)
+		tm_log("%s", strerror(-rc));
+	return rc;
+}
+
 static int serve(struct tm_host *host, struct tm_listen *listen)
 {
 	char limit[TM_SIZE_TEXT_MAX], reserve[TM_SIZE_TEXT_MAX];
-	int rc = tm_registry_new(&host->registry);
+	int rc;
 
-	if (rc == 0)
-		rc = tm_machine_open("", &host->machine);
-	if (rc == 0) {
-		tm_lease_look(host);
-		tm_log("serving %s: limit %s, reserve %s", host->config.socket,
-			tm_size_format(host->limit, limit), tm_size_format(host->reserve, reserve));
-		rc = tm_server_run(host, tm_listen_fd(listen));
-	}
+	tm_lease_look(host);
+	tm_log("serving %s: limit %s, reserve %s", host->config.socket,
+		tm_size_format(host->limit, limit), tm_size_format(host->reserve, reserve));
+	rc = tm_server_run(host, tm_listen_fd(listen));
 	if (rc < 0)
 		tm_log("%s", strerror(-rc));
-	tm_machine_close(host->machine);
-	tm_registry_free(host->registry);
 	return rc < 0;
 }
 
@@ -71,13 +85,15 @@ int main(int argc, char **argv)
 	}
 	block_signals();
 	tm_daemon_stay();
-	if (tm_listen_open(host.config.socket, &listen) == 0) {
+	if (prepare(&host, &listen) == 0) {
 		if (ready_fd >= 0)
 			tm_daemon_ready(ready_fd);
 		status = serve(&host, listen);
 	} else {
 		status = 1;
 	}
+	tm_machine_close(host.machine);
+	tm_registry_free(host.registry);
 	tm_listen_close(listen);
 	tm_config_free(&host.config);
 	return status;

@@ -13,7 +13,7 @@
 #include "core/ledger.h"
 #include "core/proto.h"
 
-#define TM_CLIENTS_MAX 256
+#define TM_CLIENTS_MAX 256u
 #define TM_CAP_NONE    UINT64_MAX
 
 struct tm_session;

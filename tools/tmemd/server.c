@@ -12,7 +12,7 @@
  * read.
  *   2. Sessions are freed only by reap(), after the events of one epoll_wait are handled, so an
  *      event never meets a session that is gone.
- *   3. At most TM_CONTROL_MAX + TM_CLIENTS_MAX sessions.
+ *   3. At most SESSIONS_MAX sessions, of them max_connections that have not joined.
  *
  * Locking: none; one thread.
  */
@@ -28,10 +28,12 @@
 #include "core/util.h"
 #include "tools/tmemd/lease.h"
 #include "tools/tmemd/log.h"
+#include "tools/tmemd/peer.h"
 #include "tools/tmemd/session.h"
 #include "tools/tmemd/wait.h"
+#include "tools/tmemd/watch.h"
 
-#define SESSIONS_MAX (TM_CONTROL_MAX + TM_CLIENTS_MAX)
+#define SESSIONS_MAX (TM_CONTROL_MAX + TM_CLIENTS_MAX) /* the parameters may say less */
 #define EVENTS_BATCH 64
 #define SLOW_TICK_NS 1000000000ull
 #define ACCEPT_BATCH 16
@@ -60,12 +62,15 @@ static int watch(struct server *s, int op, int fd, uint32_t events, void *tag)
 /* --- connections ------------------------------------------------------------------------------ */
 
 /* Tell a peer why not, as far as its socket takes it, and hang up. */
-static void refuse(int fd, enum tm_error_class class, const char *why)
+static void refuse(struct server *s, int fd, const struct ucred *peer, enum tm_error_class class,
+	const char *why)
 {
 	struct tm_error error;
 	struct tm_conn *conn;
 
 	tm_error_set(&error, class, "%s", why);
+	s->host->counters.connections_refused++;
+	tm_watch_refused(s->host, peer, &error);
 	if (tm_conn_open(fd, TM_PROTO_LINE_MAX, TM_PROTO_LINE_MAX, &conn) < 0)
 		return;
 	tm_conn_send(conn, tm_proto_error(&error, NULL), -1);
@@ -86,18 +91,19 @@ static void admit(struct server *s, int fd)
 {
 	struct tm_session *session;
 	struct ucred peer;
-	socklen_t size = sizeof(peer);
+	enum tm_role role = tm_peer_role(fd, s->host->readers, &peer);
 
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 ||
-		(peer.uid != 0 && peer.uid != geteuid())) {
-		refuse(fd, TM_ERROR_PERMISSION, "only root and the user of this tmemd may connect");
+	if (role == TM_ROLE_NONE) {
+		refuse(s, fd, &peer, TM_ERROR_PERMISSION,
+			"only root, the user of this tmemd and the group " TM_PEER_GROUP
+			" may connect");
 		return;
 	}
-	if (control_sessions(s) >= TM_CONTROL_MAX || s->count >= SESSIONS_MAX) {
-		refuse(fd, TM_ERROR_BUSY, "too many connections");
+	if (control_sessions(s) >= s->host->config.max_connections || s->count >= SESSIONS_MAX) {
+		refuse(s, fd, &peer, TM_ERROR_BUSY, "too many connections");
 		return;
 	}
-	if (tm_session_new(s->host, fd, &peer, &session) < 0)
+	if (tm_session_new(s->host, fd, &peer, role, &session) < 0)
 		return;
 	s->interest[s->count] = tm_session_interest(session);
 	if (watch(s, EPOLL_CTL_ADD, fd, s->interest[s->count], session) < 0)
@@ -197,8 +203,9 @@ static void on_pressure(struct server *s, uint32_t events)
 		return;
 	}
 	host->pressed = true;
-	host->pressure_count++;
+	host->counters.stalls++;
 	host->lease_ns = 0;
+	tm_watch_pressure(host);
 }
 
 /* Milliseconds until a tick has something to do; -1: never. */

@@ -7,9 +7,6 @@
 
 #include "tools/tmemd/host.h"
 
-/* Connections that have not joined, at most. Clients are limited by TM_CLIENTS_MAX. */
-#define TM_CONTROL_MAX 256
-
 /* Serve `listen_fd` until SIGTERM or SIGINT (which the caller has blocked), or until nobody has
  * been here for config.idle_seconds. 0; -errno. */
 int tm_server_run(struct tm_host *host, int listen_fd);

@@ -26,6 +26,7 @@
 #include "tools/tmemd/log.h"
 #include "tools/tmemd/snapshot.h"
 #include "tools/tmemd/wait.h"
+#include "tools/tmemd/watch.h"
 
 #define TURN_REQUESTS 16
 #define STALL_NS      10000000000ull
@@ -36,13 +37,18 @@ struct tm_session {
 	struct ucred peer;
 	struct tm_client *client; /* NULL: an operator, or not joined yet */
 	struct tm_wait *wait;     /* the command in progress, or NULL */
+	struct tm_watcher *watcher;
+	enum tm_role role;
+	double tokens;            /* requests it may still make at once, see take_token() */
+	uint64_t tokens_ns;       /* as of then */
 	bool dead, ready, at_end; /* at_end: the peer sends no more */
+	bool throttled;           /* it made too many requests: tm_session_tick() goes on */
 	size_t queued_before;     /* bytes queued when progress was last looked at */
 	uint64_t progress_ns;     /* when fewer bytes were queued than before, or none */
 };
 
-int tm_session_new(
-	struct tm_host *host, int fd, const struct ucred *peer, struct tm_session **ret_session)
+int tm_session_new(struct tm_host *host, int fd, const struct ucred *peer, enum tm_role role,
+	struct tm_session **ret_session)
 {
 	struct tm_session *session = calloc(1, sizeof(*session));
 	int rc;
@@ -53,8 +59,11 @@ int tm_session_new(
 	}
 	session->host = host;
 	session->peer = *peer;
+	session->role = role;
+	session->tokens = host->config.max_rate;
+	session->tokens_ns = tm_now_ns();
 	session->progress_ns = tm_now_ns();
-	rc = tm_conn_open(fd, TM_PROTO_LINE_MAX, TM_PROTO_REPLY_MAX, &session->conn);
+	rc = tm_conn_open(fd, host->config.max_line, TM_PROTO_REPLY_MAX, &session->conn);
 	if (rc < 0) {
 		free(session);
 		return rc;
@@ -81,10 +90,12 @@ void tm_session_free(struct tm_session *session)
 {
 	struct tm_client *client = session->client;
 
+	tm_watch_stop(session->watcher);
 	if (session->wait)
 		tm_wait_cancel(session->wait);
 	if (client) {
 		tm_snapshot_client_gone(client);
+		tm_watch_client(session->host, "left", client);
 		tm_wait_client_gone(session->host, client);
 		if (client->kept[TM_KEPT_STORE] < 0 || client->took_leave) {
 			tm_log("client %u '%s' left", client->id, client->name);
@@ -134,8 +145,9 @@ static bool refuse_line(struct tm_session *session, int rc)
 	if (rc == -EBADMSG) {
 		tm_error_set(&error, TM_ERROR_PROTOCOL, "the line is no JSON object");
 	} else {
+		session->host->counters.lines_refused++;
 		tm_error_set(&error, TM_ERROR_PROTOCOL, "a line has more than %u bytes",
-			TM_PROTO_LINE_MAX);
+			session->host->config.max_line);
 	}
 	tm_session_send(session, tm_proto_error(&error, NULL));
 	return rc == -EBADMSG;
@@ -143,7 +155,29 @@ static bool refuse_line(struct tm_session *session, int rc)
 
 static bool session_is_blocked(const struct tm_session *session)
 {
-	return session->dead || session->wait || tm_conn_queued(session->conn) > 0;
+	return session->dead || session->wait || session->throttled ||
+		tm_conn_queued(session->conn) > 0;
+}
+
+/* A request costs a token; max_rate of them come back each second, up to that number. False when
+ * there is none: the peer waits, and its own socket buffer is what fills up. */
+static bool take_token(struct tm_session *session)
+{
+	double rate = session->host->config.max_rate;
+	uint64_t now = tm_now_ns();
+
+	session->tokens += rate * (double)(now - session->tokens_ns) / 1e9;
+	session->tokens = TM_MIN(session->tokens, rate);
+	session->tokens_ns = now;
+	if (session->tokens < 1) {
+		if (!session->throttled)
+			session->host->counters.requests_delayed++;
+		session->throttled = true;
+		return false;
+	}
+	session->tokens--;
+	session->throttled = false;
+	return true;
 }
 
 void tm_session_run(struct tm_session *session)
@@ -159,6 +193,8 @@ void tm_session_run(struct tm_session *session)
 			session->ready = session->host->sessions_ready = true;
 			return;
 		}
+		if (tm_conn_has_line(session->conn) && !take_token(session))
+			return;
 		rc = tm_conn_next(session->conn, &message);
 		if (rc == -EAGAIN) {
 			session->dead = session->at_end;
@@ -199,18 +235,50 @@ void tm_session_handle(struct tm_session *session, uint32_t events)
 	tm_session_run(session);
 }
 
+void tm_session_drop(struct tm_session *session, const char *does_not)
+{
+	if (session->dead)
+		return;
+	tm_log("dropped pid %d, which %s", (int)session->peer.pid, does_not);
+	session->dead = true;
+}
+
 void tm_session_tick(struct tm_session *session, uint64_t now)
 {
 	size_t queued = tm_conn_queued(session->conn);
 
+	if (session->throttled) {
+		session->throttled = false;
+		session->ready = session->host->sessions_ready = true;
+	}
 	if (queued == 0 || queued < session->queued_before)
 		session->progress_ns = now;
 	session->queued_before = queued;
 	/* A client that is stopped keeps its lease: its memory is still there. */
 	if (!session->client && now - session->progress_ns > STALL_NS) {
-		tm_log("dropped pid %d, which does not read its replies", (int)session->peer.pid);
-		session->dead = true;
+		session->host->counters.peers_dropped++;
+		tm_session_drop(session, "does not read its replies");
 	}
+}
+
+enum tm_role tm_session_role(const struct tm_session *session)
+{
+	return session->role;
+}
+
+size_t tm_session_queued(const struct tm_session *session)
+{
+	return tm_conn_queued(session->conn);
+}
+
+struct tm_watcher *tm_session_watcher(const struct tm_session *session)
+{
+	return session->watcher;
+}
+
+void tm_session_set_watcher(struct tm_session *session, struct tm_watcher *watcher)
+{
+	session->watcher = watcher;
 }
 
 uint32_t tm_session_interest(const struct tm_session *session)

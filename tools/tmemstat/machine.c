@@ -47,7 +47,15 @@ static const struct gauge host_gauges[] = {
 	{"total_bytes", "Bytes there are to divide now"},
 	{"granted_bytes", "Bytes granted to all clients"},
 	{"used_bytes", "Bytes all clients use"},
+	{"available_bytes", "Bytes the machine, or the cgroup of the host, has left"},
+	{"memory_bytes", "Bytes of RAM, or the limit of the cgroup of the host"},
 	{"clients", "Clients that have joined"},
+};
+
+static const struct gauge host_counters[] = {
+#define TM_HOST_COUNTER(id, help) {#id, help},
+#include "tools/common/counters.def"
+#undef TM_HOST_COUNTER
 };
 
 static void print_head(const char *name, const char *suffix, const char *type, const char *help)
@@ -127,6 +135,13 @@ void prometheus_print(const struct sample *now)
 		snprintf(name, sizeof(name), "tmem_host_%s", host_gauges[i].key);
 		print_head(name, "", "gauge", host_gauges[i].help);
 		print_value(name, json_object_get(host, host_gauges[i].key));
+	}
+	for (size_t i = 0; i < TM_ARRAY_SIZE(host_counters); i++) {
+		char name[80];
+
+		snprintf(name, sizeof(name), "tmem_host_%s_total", host_counters[i].key);
+		print_head(name, "", "counter", host_counters[i].help);
+		print_value(name, json_object_get(host, host_counters[i].key));
 	}
 	for (size_t i = 0; i < TM_ARRAY_SIZE(client_gauges); i++)
 		print_client_gauge(now, &client_gauges[i]);
