@@ -31,6 +31,7 @@ CORE_LIBS  = $(call pkg_libs,liblz4 libzstd libxxhash jansson inih libcap) -lm
 CORE_SRC   := $(wildcard core/*.c)
 UNIT_SRC   := $(wildcard tests/unit/test_*.c)
 BENCH_SRC  := $(wildcard bench/*.c)
+FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
 HELPER_SRC := $(filter-out %/faultio.c,$(wildcard tests/helpers/*.c))
 
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
@@ -49,7 +50,7 @@ UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
 HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(B)/tests/faultio.so
 BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
-.PHONY: all help deps demo check check-built check-long check-vm-qemu bench bench-nbd bench-system bench-trace asan tsan ubsan lint format install clean tests
+.PHONY: all help deps demo check check-built fuzzers check-long check-vm-qemu bench bench-nbd bench-system bench-trace asan tsan ubsan lint format install clean tests
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -88,6 +89,8 @@ $(B)/tests/test_fallback: $(addprefix $(B)/obj/nbd-plugin/,fallback.o state.o cr
 $(B)/tests/test_device: $(filter-out %/plugin.o %/exports.o %/resident.o %/lastresort.o,$(PLUGIN_OBJ))
 $(B)/tests/%: $(B)/obj/tests/helpers/%.o $(B)/libtmem.a
 	$(call link)
+$(B)/tests/fuzz_%: $(B)/obj/tests/fuzz/fuzz_%.o $(B)/libtmem.a
+	$(call link,-fsanitize=fuzzer)
 $(B)/tests/faultio.so: $(B)/obj/tests/helpers/faultio.o
 	$(call link,-shared)
 $(B)/bench/%: $(B)/obj/bench/%.o $(B)/libtmem.a
@@ -119,8 +122,9 @@ demo: deps ## see it work: DIR=/your/slow/dir KEEP=1 (needs root)
 check: deps ## build and pass every test (needs root for mounts and swap)
 	$(Q)$(MAKE) --no-print-directory check-built
 
-check-long: deps ## half an hour more: 200 kills under load, ten minutes of hosts that stop and go
-	$(Q)$(MAKE) --no-print-directory tests
+check-long: deps ## half an hour more: 200 kills under load, ten minutes of hosts that stop and go, fuzzing
+	$(Q)$(MAKE) --no-print-directory tests fuzzers
+	$(Q)FUZZ_SECONDS=600 tests/run fuzz
 	$(Q)KILLS=200 SOAK=600 tests/run bats tests/bats/kill.bats
 
 # A pause is longer where every instruction is emulated.
@@ -132,7 +136,12 @@ check-vm-qemu: ## exhaustion and kills again, with Debian's kernel on an emulate
 	$(Q)VM_MEM=600M tests/vm/qemu tests/vm/kill swap 5
 	$(Q)VM_MEM=600M tests/vm/qemu tests/vm/kill fio 10
 
-check-built: tests
+# libFuzzer is clang's.
+fuzzers:
+	$(Q)$(MAKE) --no-print-directory B=build/fuzz CC=clang CFLAGS='-O1 -g' SAN='$(ASAN) -fsanitize=fuzzer-no-link' \
+		$(patsubst tests/fuzz/%.c,build/fuzz/tests/%,$(FUZZ_SRC))
+
+check-built: tests fuzzers
 	$(Q)$(MAKE) --no-print-directory B=build/asan SAN='$(ASAN)' $(patsubst tests/unit/%.c,build/asan/tests/%,$(UNIT_SRC))
 	$(Q)$(MAKE) --no-print-directory B=build/tsan SAN='$(TSAN)' $(patsubst tests/unit/%.c,build/tsan/tests/%,$(UNIT_SRC))
 	$(Q)tests/run

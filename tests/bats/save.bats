@@ -184,11 +184,13 @@ tree() {
 	nbdkit -U "$T/front.sock" -P "$T/front.pid" --filter=retry nbd socket="$T/live/sock" \
 		retries=60 retry-delay=1 retry-exponential=no 2>"$T/front.err" 3>&-
 	defer "kill \$(cat $T/front.pid)"
-	fio --name=v --ioengine=nbd --uri="$(uri front)" --verify=crc32c --verify_fatal=1 --verify_state_save=0 \
-		--verify_backlog=512 --rw=randwrite --bs=4k --size=64M --io_size=512M --iodepth=8 --rate=40m \
-		--minimal >"$T/fio.log" 2>&1 3>&- &
+	(while [ ! -e "$T/stop" ]; do
+		fio --name=v --ioengine=nbd --uri="$(uri front)" --verify=crc32c --verify_fatal=1 \
+			--verify_state_save=0 --verify_backlog=512 --rw=randwrite --bs=4k --size=64M \
+			--iodepth=8 --randrepeat=0 --minimal >"$T/fio.log" 2>&1 || exit 1
+	done) 3>&- &
 	fio=$!
-	defer "kill -9 $fio"
+	defer "touch $T/stop"
 	from=a
 	for to in b c; do
 		retry 20 has_pages $from
@@ -201,7 +203,7 @@ tree() {
 		try 0 tmemctl destroy --force $from
 		from=$to
 	done
-	kill -0 $fio # it was under way all the time
+	touch "$T/stop"
 	wait $fio || { cat "$T/fio.log"; false; }
 	has_pages c
 	[ "$(grep -c 'changes waited' "$T/said")" = 2 ]
