@@ -31,6 +31,7 @@ CORE_LIBS  = $(call pkg_libs,liblz4 libzstd libxxhash jansson inih libcap) -lm
 CORE_SRC   := $(wildcard core/*.c)
 UNIT_SRC   := $(wildcard tests/unit/test_*.c)
 BENCH_SRC  := $(wildcard bench/*.c)
+FUZZ_SRC   := $(wildcard tests/fuzz/*.c)
 HELPER_SRC := $(filter-out %/faultio.c,$(wildcard tests/helpers/*.c))
 TORTURE    := $(addprefix $(B)/tests/,fileops treeops racefiles)
 
@@ -51,7 +52,7 @@ HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(B)/tests/
 	$(TORTURE)
 BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
-.PHONY: all help deps demo check check-built check-long check-long-nbd check-long-fs check-vm-qemu tsan-fs bench bench-store bench-nbd bench-host bench-system bench-trace asan tsan ubsan lint format install uninstall clean tests
+.PHONY: all help deps demo check check-built fuzzers check-long check-long-nbd check-long-fs check-vm-qemu tsan-fs bench bench-store bench-nbd bench-host bench-system bench-trace asan tsan ubsan lint format install uninstall clean tests
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -95,9 +96,9 @@ $(B)/tests/%: $(B)/obj/tests/torture/%.o
 	$(call say,LINK,$@)$(CC) $(ALL_CFLAGS) -o $@ $^
 $(B)/tests/fileops: $(B)/obj/tests/torture/fileops_ops.o
 $(B)/tests/treeops: $(addprefix $(B)/obj/tests/torture/,treeops_ops.o treeops_compare.o)
-# Built by check-built into a tree of its own: clang, $(FUZZ).
-$(B)/fuzz/protocol: $(call obj,tests/fuzz/protocol.c) $(filter-out %/main.o,$(TMEMD_OBJ)) $(B)/libtmem.a
+$(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/libtmem.a # libFuzzer, see fuzzers
 	$(call link,-fsanitize=fuzzer)
+$(B)/fuzz/protocol: $(filter-out %/main.o,$(TMEMD_OBJ))
 $(B)/tests/faultio.so: $(B)/obj/tests/helpers/faultio.o
 	$(call link,-shared)
 $(B)/bench/host: $(addprefix $(B)/obj/tools/tmemd/,machine.o cgroup.o)
@@ -130,11 +131,10 @@ demo: deps ## see it work: DIR=/your/slow/dir KEEP=1 (needs root)
 check: deps ## build and pass every test (needs root for mounts and swap)
 	$(Q)$(MAKE) --no-print-directory check-built
 
-check-long: deps check-long-nbd check-long-fs ## an hour and a half more: kills and stalls under load, millions of operations on files
+check-long: deps check-long-nbd check-long-fs ## an hour and a half more: kills and stalls under load, fuzzing, millions of operations on files
 
-check-long-nbd: # 200 kills under load, ten minutes of hosts that stop and go
-	$(Q)$(MAKE) --no-print-directory tests
-	$(Q)$(fuzz_build)
+check-long-nbd: # 200 kills under load, ten minutes of hosts that stop and go, ten for each fuzzer
+	$(Q)$(MAKE) --no-print-directory tests fuzzers
 	$(Q)KILLS=200 SOAK=600 tests/run bats tests/bats/kill.bats
 	$(Q)FUZZ_SECONDS=600 tests/run fuzz
 	$(Q)SESSIONS=200000 tests/run bats tests/bats/security.bats
@@ -153,15 +153,15 @@ check-vm-qemu: ## exhaustion and kills again, with Debian's kernel on an emulate
 	$(Q)VM_MEM=600M tests/vm/qemu tests/vm/kill swap 5
 	$(Q)VM_MEM=600M tests/vm/qemu tests/vm/kill fio 10
 
-check-built: tests
+# libFuzzer is clang's. tests/run gives each target FUZZ_SECONDS.
+fuzzers:
+	$(Q)$(MAKE) --no-print-directory B=build/fuzz CC=clang SAN='$(FUZZ)' $(patsubst tests/fuzz/%.c,build/fuzz/fuzz/%,$(FUZZ_SRC))
+
+check-built: tests fuzzers
 	$(Q)$(MAKE) --no-print-directory B=build/asan SAN='$(ASAN)' $(patsubst tests/unit/%.c,build/asan/tests/%,$(UNIT_SRC))
 	$(Q)$(MAKE) --no-print-directory B=build/tsan SAN='$(TSAN)' $(patsubst tests/unit/%.c,build/tsan/tests/%,$(UNIT_SRC))
 	$(Q)$(MAKE) --no-print-directory tsan-fs
-	$(Q)$(fuzz_build)
 	$(Q)tests/run
-
-# libFuzzer targets; tests/run gives each FUZZ_SECONDS.
-fuzz_build = $(MAKE) --no-print-directory B=build/fuzz CC=clang SAN='$(FUZZ)' build/fuzz/fuzz/protocol
 
 bench: ## measure us beside the peers, in one run
 	$(Q)$(MAKE) --no-print-directory deps PEERS='bindfs mergerfs sqlite3'

@@ -25,6 +25,9 @@
 /* A client that does nothing for so long is stuck; how long files and pipes take is no matter. */
 #define STALL_MS 120000
 
+/* How long one that was broken off may take to say so. */
+#define SETTLE_MS 5000
+
 struct pump {
 	struct ctl *ctl;
 	const char *path; /* as the user called it */
@@ -32,7 +35,9 @@ struct pump {
 	int socket;       /* its other end */
 	int signals;
 	char *temporary; /* the file's name until it is whole; NULL: it has none */
-	json_t *result;  /* NULL: the host has not answered yet */
+	bool started;    /* the host was asked, */
+	bool answered;   /* and has answered, or will not any more, */
+	json_t *result;  /* with this if it did what it was asked for */
 	uint8_t *piece;
 	size_t at, end; /* of what is in it */
 };
@@ -56,6 +61,24 @@ static int complain_about(const char *what, int error)
 
 /* --- files ------------------------------------------------------------------------------------ */
 
+/* A full pipe must not keep us from hearing that nothing more will come. Opened once more, since
+ * who shares ours may want it to block. */
+static void open_unblocked(struct pump *p)
+{
+	char path[64];
+	struct stat st;
+	int file;
+
+	if (fstat(p->file, &st) < 0 || !S_ISFIFO(st.st_mode))
+		return;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", p->file);
+	file = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+	if (file < 0)
+		return;
+	close(p->file);
+	p->file = file;
+}
+
 /* A regular file is made beside its name; anything else that is there is written as it is. */
 static int open_output(struct pump *p)
 {
@@ -77,7 +100,10 @@ static int open_output(struct pump *p)
 			p->temporary = NULL;
 		}
 	}
-	return p->file < 0 ? complain_about(title(p, "standard output"), errno) : TM_EXIT_OK;
+	if (p->file < 0)
+		return complain_about(title(p, "standard output"), errno);
+	open_unblocked(p);
+	return TM_EXIT_OK;
 }
 
 static int open_input(struct pump *p)
@@ -140,13 +166,14 @@ static int pump_signals(void)
 static int pump_wait(struct pump *p, int fd, short events, int timeout_ms, short *ret_events)
 {
 	struct pollfd fds[] = {{fd, events, 0}, {p->signals, POLLIN, 0},
-		{p->result ? -1 : tm_conn_fd(p->ctl->conn), POLLIN, 0}};
+		{p->answered ? -1 : tm_conn_fd(p->ctl->conn), POLLIN, 0}};
 	int n = poll(fds, TM_ARRAY_SIZE(fds), timeout_ms);
 
 	*ret_events = 0;
 	if (n < 0)
 		return errno == EINTR ? TM_EXIT_OK : complain_about("poll", errno);
 	if (n == 0) {
+		p->answered = true;
 		tm_tool_complain("client '%s' does not answer", p->ctl->args[0]);
 		return TM_EXIT_FAILED;
 	}
@@ -154,8 +181,10 @@ static int pump_wait(struct pump *p, int fd, short events, int timeout_ms, short
 		tm_tool_complain("interrupted");
 		return TM_EXIT_FAILED;
 	}
-	if (fds[2].revents)
+	if (fds[2].revents) {
+		p->answered = true;
 		return tm_tool_reply(p->ctl->conn, -1, &p->result);
+	}
 	*ret_events = fds[0].revents;
 	return TM_EXIT_OK;
 }
@@ -180,11 +209,26 @@ static int pump_start(struct pump *p, const char *execute, json_t *arguments)
 	p->socket = ends[0];
 	status = tm_tool_send(p->ctl->conn, execute, arguments, ends[1]);
 	close(ends[1]);
+	p->started = status == TM_EXIT_OK;
 	return status;
+}
+
+/* After a failure of our own: when we are gone, the client can be asked again. */
+static void pump_settle(struct pump *p)
+{
+	json_t *message;
+
+	if (!p->started || p->answered)
+		return;
+	close(p->socket);
+	p->socket = -1;
+	if (tm_conn_receive(p->ctl->conn, -1, SETTLE_MS, &message) == 0)
+		json_decref(message);
 }
 
 static void pump_end(struct pump *p)
 {
+	pump_settle(p);
 	if (p->file >= 0)
 		close(p->file);
 	if (p->socket >= 0)

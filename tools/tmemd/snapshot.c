@@ -99,9 +99,11 @@ void tm_snapshot_end(struct tm_host *host, struct tm_client *client, const json_
 		json_object_get(arguments, "bytes"), "pause_ns",
 		json_object_get(arguments, "pause_ns"));
 	told = tm_wait_transferred(host, ticket, result, NULL);
-	client->held = client->transfer_hold;
-	if (!told) /* nobody is left who knows that it waits */
-		tm_snapshot_resume(client);
+	if (client->transfer_hold && !client->held) {
+		client->held = true;
+		if (!told) /* nobody is left who knows that it waits */
+			tm_snapshot_resume(client);
+	}
 	tm_log("client %u '%s': transfer done", client->id, client->name);
 }
 
