@@ -246,7 +246,9 @@ seen() { jq -es "any(.[]; $1)" "$T/events"; }
 cap=
 cap=none
 compress=lz4
-compress=none" ]
+compress=none
+recompress=on
+recompress=off" ]
 	try 0 tmemctl help set
 	contains "weight     its part of the memory that is short, 1 to 10000"
 }

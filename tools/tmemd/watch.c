@@ -68,8 +68,7 @@ static void tell(struct tm_host *host, const char *event, json_t *data)
 	clock_gettime(CLOCK_REALTIME, &now);
 	json_object_set_new(data, "time_ms",
 		json_integer((json_int_t)now.tv_sec * 1000 + now.tv_nsec / 1000000));
-	LIST_FOREACH(w, &host->watchers, link)
-	{
+	for (w = LIST_FIRST(&host->watchers); w; w = LIST_NEXT(w, link)) {
 		if (tm_session_queued(w->session) > QUEUE_MAX) {
 			host->counters.watchers_dropped++;
 			tm_session_drop(w->session, "does not read the events it asked for");
