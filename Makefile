@@ -49,7 +49,7 @@ UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
 HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(B)/tests/faultio.so
 BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
-.PHONY: all help deps demo check check-built check-long check-vm-qemu bench bench-store bench-nbd bench-system bench-trace asan tsan ubsan lint format install clean tests
+.PHONY: all help deps demo check check-built check-long check-vm-qemu fuzzers bench bench-store bench-nbd bench-system bench-trace asan tsan ubsan lint format install clean tests
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -88,6 +88,8 @@ $(B)/tests/test_fallback: $(addprefix $(B)/obj/nbd-plugin/,fallback.o state.o cr
 $(B)/tests/test_device: $(filter-out %/plugin.o %/exports.o %/resident.o %/lastresort.o,$(PLUGIN_OBJ))
 $(B)/tests/%: $(B)/obj/tests/helpers/%.o $(B)/libtmem.a
 	$(call link)
+$(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/libtmem.a
+	$(call link,-fsanitize=fuzzer)
 $(B)/tests/faultio.so: $(B)/obj/tests/helpers/faultio.o
 	$(call link,-shared)
 $(B)/bench/%: $(B)/obj/bench/%.o $(B)/libtmem.a
@@ -119,9 +121,11 @@ demo: deps ## see it work: DIR=/your/slow/dir KEEP=1 (needs root)
 check: deps ## build and pass every test (needs root for mounts and swap)
 	$(Q)$(MAKE) --no-print-directory check-built
 
-check-long: deps ## half an hour more: 200 kills under load, ten minutes of hosts that stop and go
+check-long: deps ## 40 minutes more: 200 kills under load, hosts that stop and go, fuzzing
 	$(Q)$(MAKE) --no-print-directory tests
 	$(Q)KILLS=200 SOAK=600 tests/run bats tests/bats/kill.bats
+	$(Q)$(MAKE) --no-print-directory fuzzers
+	$(Q)tests/run fuzz 600
 
 # A pause is longer where every instruction is emulated.
 check-vm-qemu: ## exhaustion and kills again, with Debian's kernel on an emulated PC (slow)
@@ -135,7 +139,13 @@ check-vm-qemu: ## exhaustion and kills again, with Debian's kernel on an emulate
 check-built: tests
 	$(Q)$(MAKE) --no-print-directory B=build/asan SAN='$(ASAN)' $(patsubst tests/unit/%.c,build/asan/tests/%,$(UNIT_SRC))
 	$(Q)$(MAKE) --no-print-directory B=build/tsan SAN='$(TSAN)' $(patsubst tests/unit/%.c,build/tsan/tests/%,$(UNIT_SRC))
+	$(Q)$(MAKE) --no-print-directory fuzzers
 	$(Q)tests/run
+
+FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/fuzz/%,$(wildcard tests/fuzz/*.c))
+
+fuzzers: ## build the fuzzers, which need clang
+	$(Q)$(MAKE) --no-print-directory B=build/fuzz CC=clang SAN='$(ASAN) -fsanitize=fuzzer-no-link' $(FUZZERS)
 
 bench: ## measure us beside the peers, in one run
 	$(Q)$(MAKE) --no-print-directory deps PEERS='bindfs sqlite3'
