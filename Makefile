@@ -154,7 +154,7 @@ check-vm-qemu: ## exhaustion and kills again, with Debian's kernel on an emulate
 	$(Q)VM_MEM=600M tests/vm/qemu tests/vm/kill fio 10
 
 # libFuzzer is clang's. tests/run gives each target FUZZ_SECONDS.
-fuzzers:
+fuzzers: ## build the fuzzers: FUZZ_SECONDS=60 tests/run fuzz
 	$(Q)$(MAKE) --no-print-directory B=build/fuzz CC=clang SAN='$(FUZZ)' $(patsubst tests/fuzz/%.c,build/fuzz/fuzz/%,$(FUZZ_SRC))
 
 check-built: tests fuzzers

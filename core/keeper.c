@@ -158,7 +158,7 @@ static void on_low(void *opaque)
 
 bool tm_keeper_is_wanted(const struct tm_keeper *k)
 {
-	return k->low || k->stop || k->pause;
+	return k && (k->low || k->stop || k->pause);
 }
 
 void tm_keeper_pause(struct tm_keeper *k, bool pause)

@@ -52,7 +52,7 @@ bool tm_keeper_wait(struct tm_keeper *k);
  * store at rest. `k` may be NULL. */
 void tm_keeper_pause(struct tm_keeper *k, bool pause);
 
-/* The keeper has something to do that cannot wait. */
+/* The keeper has something to do that cannot wait. `k` may be NULL. */
 bool tm_keeper_is_wanted(const struct tm_keeper *k);
 
 #endif

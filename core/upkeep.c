@@ -94,10 +94,14 @@ static int make_packer(struct tm_store *s)
 	return tm_packer_create(&s->budget, tm_arena_segment_bytes(s->arena), &s->upkeep.packer);
 }
 
-static void drop_packer(struct tm_store *s)
+/* Its memory, a segment and more, is somebody else's from here on. False when there was none. */
+static bool drop_packer(struct tm_store *s)
 {
+	bool dropped = s->upkeep.packer != NULL;
+
 	tm_packer_destroy(s->upkeep.packer);
 	s->upkeep.packer = NULL;
+	return dropped;
 }
 
 static bool is_packing(const struct tm_store *s)
@@ -243,7 +247,7 @@ bool tm_upkeep_clean(void *store)
 {
 	struct tm_store *s = store;
 
-	return tm_clean(s, tm_clean_max(s));
+	return drop_packer(s) || tm_clean(s, tm_clean_max(s));
 }
 
 static bool has_holes(struct tm_store *s)
@@ -278,9 +282,11 @@ uint32_t tm_upkeep_work(void *store, const struct tm_keeper *k)
 	uint64_t start = cpu_ns(), rest;
 	uint32_t least = 0;
 
-	if (is_busy(s))
+	if (is_busy(s)) {
+		drop_packer(s);
 		return BUSY_MS;
-	if (!close_holes(s) && !pack_one(s, k))
+	}
+	if (!pack_one(s, k) && !close_holes(s))
 		least = TM_MIN(s->upkeep.packer ? BUSY_MS : LOOK_MS, s->upkeep.cold_ms);
 	rest = (cpu_ns() - start) * (100 - s->upkeep.percent) / s->upkeep.percent;
 	return TM_MAX((uint32_t)(rest / 1000000), least);
