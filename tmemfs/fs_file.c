@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "tmemfs/call.h"
 #include "tmemfs/creds.h"
 
 /*
@@ -217,31 +218,48 @@ static int open_below(struct tm_mount *mount, struct tm_inode *inode, int flags,
 	return rc;
 }
 
+static int open_file(struct tm_mount *mount, struct tm_inode *inode, int flags,
+	struct tm_file **ret_file, enum tm_verdict *ret_verdict)
+{
+	int rc = 0;
+
+	*ret_file = NULL;
+	*ret_verdict = TM_VERDICT_SAME;
+	if (atomic_load(&inode->lost))
+		atomic_store(&inode->again, true);
+	if ((flags & (O_ACCMODE | O_TRUNC)) == O_RDONLY && atomic_load(&inode->filled))
+		rc = open_from_memory(mount, inode, flags, ret_file);
+	if (rc == 0 && !*ret_file)
+		rc = open_below(mount, inode, flags, ret_file, ret_verdict);
+	if (rc == -ESTALE)
+		tm_fs_doubt(mount, inode);
+	return rc;
+}
+
 void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct tm_mount *mount = tm_mount_of(req);
-	struct tm_inode *inode = tm_inode_of(req, ino);
-	enum tm_verdict verdict = TM_VERDICT_SAME;
-	struct tm_file *file = NULL;
-	int rc = 0;
+	struct tm_inode *inode = tm_inode_ref(tm_inode_of(req, ino)); /* past an interrupt */
+	enum tm_verdict verdict;
+	struct tm_file *file;
+	struct tm_call call;
+	int rc, flags = fi->flags;
 
-	if (atomic_load(&inode->lost))
-		atomic_store(&inode->again, true);
-	if ((fi->flags & (O_ACCMODE | O_TRUNC)) == O_RDONLY && atomic_load(&inode->filled))
-		rc = open_from_memory(mount, inode, fi->flags, &file);
-	if (rc == 0 && !file)
-		rc = open_below(mount, inode, fi->flags, &file, &verdict);
-	if (rc < 0) {
-		if (rc == -ESTALE)
-			tm_fs_doubt(mount, inode);
+	tm_call_begin(req, &call);
+	rc = open_file(mount, inode, flags, &file, &verdict);
+	tm_inode_unref(inode);
+	if (!tm_call_end(req, &call)) {
+		if (rc == 0)
+			tm_file_unref(file);
+	} else if (rc < 0) {
 		tm_reply_rc(req, rc);
-		return;
+	} else {
+		fill_info(fi, file, verdict);
+		if (verdict == TM_VERDICT_CHANGED)
+			tm_notify_open(mount->notifier, req, ino, fi, file_opened, file);
+		else
+			file_opened(file, fuse_reply_open(req, fi));
 	}
-	fill_info(fi, file, verdict);
-	if (verdict == TM_VERDICT_CHANGED)
-		tm_notify_open(mount->notifier, req, ino, fi, file_opened, file);
-	else
-		file_opened(file, fuse_reply_open(req, fi));
 }
 
 /* A descriptor of the new file, made as the caller; or -errno. */
