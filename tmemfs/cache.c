@@ -212,10 +212,12 @@ enum tm_verdict tm_cache_verify(struct tm_cache *cache, struct tm_inode *inode,
 static void flush_range_locked(
 	struct tm_cache *cache, struct tm_version *v, uint64_t off, uint64_t len)
 {
-	uint64_t end = (uint64_t)v->size, first, last;
+	uint64_t end = TM_ALIGN((uint64_t)v->size, (uint64_t)cache->page_size), first, last;
 
+	/* The last page is kept with zeros behind the file's end; what is appended there changes
+	 * it. Behind it nothing is kept. */
 	if (!v->cacheable || len == 0 || off >= end)
-		return; /* nothing is ever kept beyond the end */
+		return;
 	end = len > end - off ? end : off + len;
 	first = off >> cache->page_shift;
 	last = (end - 1) >> cache->page_shift;
@@ -252,6 +254,9 @@ void tm_cache_change_end(struct tm_cache *cache, struct tm_inode *inode, int64_t
 	pthread_rwlock_wrlock(lock);
 	v->epoch++;
 	v->writers--;
+	/* Others cut the file: pages behind its end would come back when it grows. */
+	if (!extend && size < v->size && v->cacheable)
+		cache->tm->ops->flush_object(cache->tm, cache->pool, &v->oid);
 	v->size = extend ? TM_MAX(v->size, size) : size;
 	if (!v->cacheable)
 		v->trust_ns = tm_wall_ns() + RESTAT_NS;
