@@ -187,7 +187,17 @@ static int open_from_memory(
 	return 0;
 }
 
-static int open_below(struct tm_mount *mount, struct tm_inode *inode, int flags,
+/* A descriptor of the file, emptied if the flags say so; or -errno. Who empties it, and may not
+ * keep its set-user-id bit, is the caller. */
+static int open_as_asked(fuse_req_t req, struct tm_inode *inode, int flags)
+{
+	TM_AUTO_CREDS struct tm_creds creds = {false};
+	int rc = flags & O_TRUNC ? tm_creds_enter(req, &creds) : 0;
+
+	return rc < 0 ? rc : tm_inode_reopen(inode, flags);
+}
+
+static int open_below(fuse_req_t req, struct tm_mount *mount, struct tm_inode *inode, int flags,
 	struct tm_file **ret_file, enum tm_verdict *ret_verdict)
 {
 	bool truncates = flags & O_TRUNC;
@@ -198,7 +208,7 @@ static int open_below(struct tm_mount *mount, struct tm_inode *inode, int flags,
 		tm_meta_change_begin(mount->meta, inode);
 		tm_cache_change_begin(mount->cache, inode, 0, TM_WHOLE_FILE);
 	}
-	fd = tm_inode_reopen(inode, flags & FLAGS_PASSED & ~O_EXCL);
+	fd = open_as_asked(req, inode, flags & FLAGS_PASSED & ~O_EXCL);
 	if (truncates) {
 		tm_cache_change_end(mount->cache, inode, 0, fd < 0);
 		tm_meta_change_end(mount->meta, inode);
@@ -218,7 +228,8 @@ static int open_below(struct tm_mount *mount, struct tm_inode *inode, int flags,
 	return rc;
 }
 
-static int open_file(struct tm_mount *mount, struct tm_inode *inode, int flags,
+/* `req` is looked at only if the file is emptied. */
+static int open_file(fuse_req_t req, struct tm_mount *mount, struct tm_inode *inode, int flags,
 	struct tm_file **ret_file, enum tm_verdict *ret_verdict)
 {
 	int rc = 0;
@@ -230,7 +241,7 @@ static int open_file(struct tm_mount *mount, struct tm_inode *inode, int flags,
 	if ((flags & (O_ACCMODE | O_TRUNC)) == O_RDONLY && atomic_load(&inode->filled))
 		rc = open_from_memory(mount, inode, flags, ret_file);
 	if (rc == 0 && !*ret_file)
-		rc = open_below(mount, inode, flags, ret_file, ret_verdict);
+		rc = open_below(req, mount, inode, flags, ret_file, ret_verdict);
 	if (rc == -ESTALE)
 		tm_fs_doubt(mount, inode);
 	return rc;
@@ -245,10 +256,12 @@ void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	struct tm_call call;
 	int rc, flags = fi->flags;
 
-	tm_call_begin(req, &call);
-	rc = open_file(mount, inode, flags, &file, &verdict);
+	/* What is done as the caller needs the request to the end. */
+	if (!(flags & O_TRUNC))
+		tm_call_begin(req, &call);
+	rc = open_file(req, mount, inode, flags, &file, &verdict);
 	tm_inode_unref(inode);
-	if (!tm_call_end(req, &call)) {
+	if (!(flags & O_TRUNC) && !tm_call_end(req, &call)) {
 		if (rc == 0)
 			tm_file_unref(file);
 	} else if (rc < 0) {
