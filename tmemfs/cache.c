@@ -171,7 +171,7 @@ bool tm_cache_current(struct tm_cache *cache, struct tm_inode *inode, const stru
 }
 
 enum tm_verdict tm_cache_verify(struct tm_cache *cache, struct tm_inode *inode,
-	const struct stat *st, const struct tm_moment *moment)
+	const struct stat *st, const struct tm_moment *moment, uint64_t *ret_epoch)
 {
 	struct tm_validator seen = tm_validator_of(st);
 	struct tm_version *v = &inode->version;
@@ -179,6 +179,7 @@ enum tm_verdict tm_cache_verify(struct tm_cache *cache, struct tm_inode *inode,
 	enum tm_verdict verdict = TM_VERDICT_UNSURE;
 	bool same;
 
+	*ret_epoch = 0;
 	if (inode->type != S_IFREG)
 		return TM_VERDICT_SAME;
 	pthread_rwlock_rdlock(lock);
@@ -201,10 +202,22 @@ enum tm_verdict tm_cache_verify(struct tm_cache *cache, struct tm_inode *inode,
 			verdict = TM_VERDICT_CHANGED;
 		if (!same)
 			adopt_locked(cache, inode, &seen, moment->wall_ns);
-		v->unsure = !v->cacheable;
+		v->unsure = true;
 	}
+	*ret_epoch = v->epoch;
 	pthread_rwlock_unlock(lock);
 	return verdict;
+}
+
+void tm_cache_dropped(struct tm_cache *cache, struct tm_inode *inode, uint64_t epoch)
+{
+	struct tm_version *v = &inode->version;
+	pthread_rwlock_t *lock = tm_cache_stripe(cache, inode);
+
+	pthread_rwlock_wrlock(lock);
+	if (v->epoch == epoch && v->cacheable)
+		v->unsure = false;
+	pthread_rwlock_unlock(lock);
 }
 
 /* --- changes of our own -------------------------------------------------------------------- */

@@ -59,9 +59,14 @@ enum tm_verdict {
 	TM_VERDICT_CHANGED, /* drop the pages; size and times are not what the kernel was told */
 };
 
-/* A file is being opened: from here on it must not show anything older than `st`. */
+/* A file is being opened: from here on it must not show anything older than `st`. *ret_epoch is for
+ * tm_cache_dropped(). */
 enum tm_verdict tm_cache_verify(struct tm_cache *cache, struct tm_inode *inode,
-	const struct stat *st, const struct tm_moment *moment);
+	const struct stat *st, const struct tm_moment *moment, uint64_t *ret_epoch);
+
+/* The kernel has dropped its pages since that verdict, so that the next open may keep them. It does
+ * so after it got the answer to the open: the proof is the first read of that very open file. */
+void tm_cache_dropped(struct tm_cache *cache, struct tm_inode *inode, uint64_t epoch);
 
 /* The same if nothing has to be learned from `st`: true, and pages and attributes that the kernel
  * has are right; else false, and nothing has happened. */

@@ -65,6 +65,9 @@ struct tm_file {
 	_Atomic int fd;          /* -1: not needed so far */
 	struct tm_source source; /* this file, for who reads ahead in it */
 	_Atomic int plain_fd;    /* -1, or: without O_APPEND, for pages that mmap wrote */
+	/* Until its first read, if its open made the kernel drop pages: tm_cache_verify()'s. Else
+	 * 0. */
+	_Atomic uint64_t drop_epoch;
 };
 
 static inline struct tm_mount *tm_mount_of(fuse_req_t req)

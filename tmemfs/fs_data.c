@@ -31,10 +31,13 @@ void tm_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct f
 	struct tm_mount *mount = tm_mount_of(req);
 	struct tm_file *file = tm_file_of(fi);
 	struct tm_reply reply = {.fills = false};
+	uint64_t epoch = atomic_load(&file->drop_epoch);
 	struct tm_call call;
 	int rc;
 
 	(void)ino;
+	if (epoch && atomic_compare_exchange_strong(&file->drop_epoch, &epoch, 0))
+		tm_cache_dropped(mount->cache, file->inode, epoch);
 	tm_file_ref(file); /* past the answer */
 	tm_call_begin(req, &call);
 	rc = tm_cache_read(mount->cache, file->inode, &file->source, off, size, &reply);

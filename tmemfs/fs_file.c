@@ -119,28 +119,24 @@ static void file_opened(void *arg, int rc)
 		tm_file_unref(arg);
 }
 
-/* Compare what stat shows with what is cached. -ESTALE: the name leads to a file that others
- * removed, which makes the kernel look the name up again. */
-static int verify(struct tm_mount *mount, struct tm_inode *inode, const struct stat *st,
-	const struct tm_moment *moment, enum tm_verdict *ret_verdict)
-{
-	if (st->st_nlink == 0 && !tm_inode_unlinked(inode))
-		return -ESTALE;
-	*ret_verdict = tm_cache_verify(mount->cache, inode, st, moment);
-	return 0;
-}
-
-/* The same of what is open. */
+/* Compare what is open with what is cached. -ESTALE: the name leads to a file that others removed,
+ * which makes the kernel look the name up again. */
 static int file_verify(struct tm_mount *mount, struct tm_file *file, enum tm_verdict *ret_verdict)
 {
 	struct tm_moment moment = tm_cache_moment(mount->cache, file->inode);
 	struct tm_asked asked = tm_meta_ask(mount->meta);
 	struct stat st;
+	uint64_t epoch;
 
 	if (fstat(atomic_load(&file->fd), &st) < 0)
 		return -errno;
+	if (st.st_nlink == 0 && !tm_inode_unlinked(file->inode))
+		return -ESTALE;
 	tm_meta_learn(mount->meta, file->inode, &asked, &st);
-	return verify(mount, file->inode, &st, &moment, ret_verdict);
+	*ret_verdict = tm_cache_verify(mount->cache, file->inode, &st, &moment, &epoch);
+	if (*ret_verdict != TM_VERDICT_SAME)
+		atomic_store(&file->drop_epoch, epoch);
+	return 0;
 }
 
 static void fill_info(struct fuse_file_info *fi, struct tm_file *file, enum tm_verdict verdict)
