@@ -6,6 +6,7 @@
  * from being seen after it returned, and is a change of the attributes too.
  */
 #include "tmemfs/fs.h"
+#include "tmemfs/call.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -29,25 +30,25 @@ void tm_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct f
 {
 	struct tm_mount *mount = tm_mount_of(req);
 	struct tm_file *file = tm_file_of(fi);
-	struct tm_reply reply;
+	struct tm_reply reply = {.fills = false};
 	uint64_t epoch = atomic_load(&file->drop_epoch);
+	struct tm_call call;
 	int rc;
 
 	(void)ino;
 	if (epoch && atomic_compare_exchange_strong(&file->drop_epoch, &epoch, 0))
 		tm_cache_dropped(mount->cache, file->inode, epoch);
+	tm_file_ref(file); /* past the answer */
+	tm_call_begin(req, &call);
 	rc = tm_cache_read(mount->cache, file->inode, &file->source, off, size, &reply);
-	if (rc < 0) {
-		tm_reply_rc(req, rc);
-		return;
+	if (tm_call_end(req, &call)) {
+		if (rc < 0)
+			tm_reply_rc(req, rc);
+		else
+			fuse_reply_buf(req, reply.data, reply.len);
 	}
-	if (!reply.fills) {
-		fuse_reply_buf(req, reply.data, reply.len);
-		return;
-	}
-	tm_file_ref(file);
-	fuse_reply_buf(req, reply.data, reply.len);
-	tm_cache_fill(mount->cache, file->inode, tm_file_fd(file));
+	if (rc == 0 && reply.fills)
+		tm_cache_fill(mount->cache, file->inode, tm_file_fd(file));
 	tm_file_unref(file);
 }
 

@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "tmemfs/call.h"
 #include "tmemfs/creds.h"
 
 /*
@@ -129,9 +130,9 @@ static int file_verify(struct tm_mount *mount, struct tm_file *file, enum tm_ver
 
 	if (fstat(atomic_load(&file->fd), &st) < 0)
 		return -errno;
-	tm_meta_learn(mount->meta, file->inode, &asked, &st);
 	if (st.st_nlink == 0 && !tm_inode_unlinked(file->inode))
 		return -ESTALE;
+	tm_meta_learn(mount->meta, file->inode, &asked, &st);
 	*ret_verdict = tm_cache_verify(mount->cache, file->inode, &st, &moment, &epoch);
 	if (*ret_verdict != TM_VERDICT_SAME)
 		atomic_store(&file->drop_epoch, epoch);
@@ -143,16 +144,6 @@ static void fill_info(struct fuse_file_info *fi, struct tm_file *file, enum tm_v
 	fi->fh = (uintptr_t)file;
 	fi->keep_cache = verdict == TM_VERDICT_SAME;
 	fi->noflush = (file->flags & O_ACCMODE) == O_RDONLY;
-}
-
-/* A descriptor of the file, emptied if the flags say so; or -errno. Who empties it, and may not
- * keep its set-user-id bit, is the caller. */
-static int open_as_asked(fuse_req_t req, struct tm_inode *inode, int flags)
-{
-	TM_AUTO_CREDS struct tm_creds creds = {false};
-	int rc = flags & O_TRUNC ? tm_creds_enter(req, &creds) : 0;
-
-	return rc < 0 ? rc : tm_inode_reopen(inode, flags);
 }
 
 /*
@@ -192,10 +183,19 @@ static int open_from_memory(
 	return 0;
 }
 
-static int open_below(fuse_req_t req, struct tm_inode *inode, int flags, struct tm_file **ret_file,
-	enum tm_verdict *ret_verdict)
+/* A descriptor of the file, emptied if the flags say so; or -errno. Who empties it, and may not
+ * keep its set-user-id bit, is the caller. */
+static int open_as_asked(fuse_req_t req, struct tm_inode *inode, int flags)
 {
-	struct tm_mount *mount = tm_mount_of(req);
+	TM_AUTO_CREDS struct tm_creds creds = {false};
+	int rc = flags & O_TRUNC ? tm_creds_enter(req, &creds) : 0;
+
+	return rc < 0 ? rc : tm_inode_reopen(inode, flags);
+}
+
+static int open_below(fuse_req_t req, struct tm_mount *mount, struct tm_inode *inode, int flags,
+	struct tm_file **ret_file, enum tm_verdict *ret_verdict)
+{
 	bool truncates = flags & O_TRUNC;
 	struct tm_file *file;
 	int fd, rc;
@@ -224,31 +224,51 @@ static int open_below(fuse_req_t req, struct tm_inode *inode, int flags, struct 
 	return rc;
 }
 
+/* `req` is looked at only if the file is emptied. */
+static int open_file(fuse_req_t req, struct tm_mount *mount, struct tm_inode *inode, int flags,
+	struct tm_file **ret_file, enum tm_verdict *ret_verdict)
+{
+	int rc = 0;
+
+	*ret_file = NULL;
+	*ret_verdict = TM_VERDICT_SAME;
+	if (atomic_load(&inode->lost))
+		atomic_store(&inode->again, true);
+	if ((flags & (O_ACCMODE | O_TRUNC)) == O_RDONLY && atomic_load(&inode->filled))
+		rc = open_from_memory(mount, inode, flags, ret_file);
+	if (rc == 0 && !*ret_file)
+		rc = open_below(req, mount, inode, flags, ret_file, ret_verdict);
+	if (rc == -ESTALE)
+		tm_fs_doubt(mount, inode);
+	return rc;
+}
+
 void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct tm_mount *mount = tm_mount_of(req);
-	struct tm_inode *inode = tm_inode_of(req, ino);
-	enum tm_verdict verdict = TM_VERDICT_SAME;
-	struct tm_file *file = NULL;
-	int rc = 0;
+	struct tm_inode *inode = tm_inode_ref(tm_inode_of(req, ino)); /* past an interrupt */
+	enum tm_verdict verdict;
+	struct tm_file *file;
+	struct tm_call call;
+	int rc, flags = fi->flags;
 
-	if (atomic_load(&inode->lost))
-		atomic_store(&inode->again, true);
-	if ((fi->flags & (O_ACCMODE | O_TRUNC)) == O_RDONLY && atomic_load(&inode->filled))
-		rc = open_from_memory(mount, inode, fi->flags, &file);
-	if (rc == 0 && !file)
-		rc = open_below(req, inode, fi->flags, &file, &verdict);
-	if (rc < 0) {
-		if (rc == -ESTALE)
-			tm_fs_doubt(mount, inode);
+	/* What is done as the caller needs the request to the end. */
+	if (!(flags & O_TRUNC))
+		tm_call_begin(req, &call);
+	rc = open_file(req, mount, inode, flags, &file, &verdict);
+	tm_inode_unref(inode);
+	if (!(flags & O_TRUNC) && !tm_call_end(req, &call)) {
+		if (rc == 0)
+			tm_file_unref(file);
+	} else if (rc < 0) {
 		tm_reply_rc(req, rc);
-		return;
+	} else {
+		fill_info(fi, file, verdict);
+		if (verdict == TM_VERDICT_CHANGED)
+			tm_notify_open(mount->notifier, req, ino, fi, file_opened, file);
+		else
+			file_opened(file, fuse_reply_open(req, fi));
 	}
-	fill_info(fi, file, verdict);
-	if (verdict == TM_VERDICT_CHANGED)
-		tm_notify_open(mount->notifier, req, ino, fi, file_opened, file);
-	else
-		file_opened(file, fuse_reply_open(req, fi));
 }
 
 /* A descriptor of the new file, made as the caller; or -errno. */

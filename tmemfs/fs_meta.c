@@ -3,6 +3,7 @@
  * fs_meta.c - look-up and attributes
  */
 #include "tmemfs/fs.h"
+#include "tmemfs/call.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -33,18 +34,29 @@ void tm_op_init(void *userdata, struct fuse_conn_info *conn)
 
 void tm_op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
+	struct tm_mount *mount = tm_mount_of(req);
+	struct tm_inode *dir = tm_inode_ref(tm_inode_of(req, parent)); /* past an interrupt */
 	struct fuse_entry_param entry;
-	int rc = tm_fs_lookup(tm_mount_of(req), tm_inode_of(req, parent), name, &entry);
+	struct tm_call call;
+	bool answer;
+	int rc;
 
+	tm_call_begin(req, &call);
+	rc = tm_fs_lookup(mount, dir, name, &entry);
+	answer = tm_call_end(req, &call);
 	/* Node 0: the kernel may remember that there is no such name. */
-	if (rc == -ENOENT && tm_mount_of(req)->negative_timeout > 0) {
+	if (rc == -ENOENT && mount->negative_timeout > 0) {
 		memset(&entry, 0, sizeof(entry));
-		entry.entry_timeout = tm_mount_of(req)->negative_timeout;
-		fuse_reply_entry(req, &entry);
-	} else if (rc < 0)
-		tm_reply_rc(req, rc);
-	else if (fuse_reply_entry(req, &entry) < 0)
+		entry.entry_timeout = mount->negative_timeout;
+		if (answer)
+			fuse_reply_entry(req, &entry);
+	} else if (rc < 0) {
+		if (answer)
+			tm_reply_rc(req, rc);
+	} else if (!answer || fuse_reply_entry(req, &entry) < 0) {
 		tm_inode_forget((struct tm_inode *)(uintptr_t)entry.ino, 1);
+	}
+	tm_inode_unref(dir);
 }
 
 void tm_op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup)
@@ -70,31 +82,51 @@ static void reply_attr(fuse_req_t req, int rc, struct stat *st, double timeout)
 	fuse_reply_attr(req, st, timeout);
 }
 
-void tm_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+/* Ask the backing. 0 or -errno. */
+static int get_attr(
+	struct tm_mount *mount, struct tm_inode *inode, struct tm_file *file, struct stat *ret_st)
 {
 	TM_AUTO_FD struct tm_fd place = TM_FD_NONE;
-	struct tm_mount *mount = tm_mount_of(req);
-	struct tm_inode *inode = tm_inode_of(req, ino);
-	struct tm_file *file = tm_file_of(fi);
 	int fd = file ? atomic_load(&file->fd) : -1, rc = 0;
-	struct stat st = {0};
 	uint64_t left;
 
-	if (tm_meta_stat(mount->meta, inode, &st, &left)) {
-		reply_attr(req, 0, &st, tm_fs_seconds(left));
-		return;
-	}
 	if (fd < 0) {
 		rc = tm_fd_get(inode, &place);
 		fd = place.fd;
 	}
 	if (rc == 0)
-		rc = tm_fs_stat(mount, inode, fd, &st);
-	if (tm_fs_unreachable(mount, rc) && tm_meta_stat(mount->meta, inode, &st, &left))
+		rc = tm_fs_stat(mount, inode, fd, ret_st);
+	if (tm_fs_unreachable(mount, rc) && tm_meta_stat(mount->meta, inode, ret_st, &left))
 		rc = 0;
 	if (rc == -ESTALE)
 		tm_fs_doubt(mount, inode);
-	reply_attr(req, rc, &st, mount->attr_timeout);
+	return rc;
+}
+
+void tm_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct tm_mount *mount = tm_mount_of(req);
+	struct tm_inode *inode = tm_inode_of(req, ino);
+	struct tm_file *file = tm_file_of(fi);
+	struct stat st = {0};
+	struct tm_call call;
+	uint64_t left;
+	int rc;
+
+	if (tm_meta_stat(mount->meta, inode, &st, &left)) {
+		reply_attr(req, 0, &st, tm_fs_seconds(left));
+		return;
+	}
+	if (file)
+		tm_file_ref(file); /* the kernel may close it once it is interrupted */
+	inode = tm_inode_ref(inode);
+	tm_call_begin(req, &call);
+	rc = get_attr(mount, inode, file, &st);
+	if (tm_call_end(req, &call))
+		reply_attr(req, rc, &st, mount->attr_timeout);
+	tm_inode_unref(inode);
+	if (file)
+		tm_file_unref(file);
 }
 
 /* --- setattr ------------------------------------------------------------------------------ */

@@ -334,8 +334,10 @@ static int serve(struct run *run)
 	if (rc < 0)
 		complain("", run->mountpoint, strerror(-rc));
 
-	fuse_session_unmount(session);
 	tm_watch_stop(run->watch);
+	tm_notifier_drain(run->mount.notifier);
+	tm_notifier_drain(run->mount.invalidator);
+	fuse_session_unmount(session);
 	tm_notifier_stop(run->mount.notifier);
 	tm_notifier_stop(run->mount.invalidator);
 	tm_cache_quiesce(run->mount.cache);

@@ -12,6 +12,9 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+#define DRAIN_SECONDS 1
 
 struct job {
 	struct job *next;
@@ -32,10 +35,11 @@ struct tm_notifier {
 
 	pthread_mutex_t lock;
 	pthread_cond_t filled;
+	pthread_cond_t ended;
 
 	/* lock */
 	struct job *first, **last;
-	bool stopping;
+	bool stopping, gone;
 };
 
 /* To be looked up again; older kernels can only drop it, which also hides directories from those
@@ -83,6 +87,8 @@ static void *notifier_main(void *arg)
 		job_run(notifier, job);
 		pthread_mutex_lock(&notifier->lock);
 	}
+	notifier->gone = true;
+	pthread_cond_signal(&notifier->ended);
 	pthread_mutex_unlock(&notifier->lock);
 	return NULL;
 }
@@ -157,6 +163,7 @@ int tm_notifier_start(struct fuse_session *session, struct tm_notifier **ret_not
 	notifier->last = &notifier->first;
 	pthread_mutex_init(&notifier->lock, NULL);
 	pthread_cond_init(&notifier->filled, NULL);
+	pthread_cond_init(&notifier->ended, NULL);
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	rc = -pthread_create(&notifier->thread, NULL, notifier_main, notifier);
@@ -166,6 +173,23 @@ int tm_notifier_start(struct fuse_session *session, struct tm_notifier **ret_not
 	else
 		*ret_notifier = notifier;
 	return rc;
+}
+
+void tm_notifier_drain(struct tm_notifier *notifier)
+{
+	struct timespec until;
+	int rc = 0;
+
+	if (!notifier)
+		return;
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += DRAIN_SECONDS;
+	pthread_mutex_lock(&notifier->lock);
+	notifier->stopping = true;
+	pthread_cond_signal(&notifier->filled);
+	while (!notifier->gone && rc == 0)
+		rc = pthread_cond_timedwait(&notifier->ended, &notifier->lock, &until);
+	pthread_mutex_unlock(&notifier->lock);
 }
 
 void tm_notifier_stop(struct tm_notifier *notifier)
@@ -178,6 +202,7 @@ void tm_notifier_stop(struct tm_notifier *notifier)
 	pthread_mutex_unlock(&notifier->lock);
 	pthread_join(notifier->thread, NULL);
 	pthread_cond_destroy(&notifier->filled);
+	pthread_cond_destroy(&notifier->ended);
 	pthread_mutex_destroy(&notifier->lock);
 	free(notifier);
 }

@@ -17,7 +17,11 @@ struct tm_notifier;
 /* Starts a thread: after the last fork. 0; -ENOMEM; the errno of pthread_create. */
 int tm_notifier_start(struct fuse_session *session, struct tm_notifier **ret_notifier);
 
-/* Does what is queued, then ends. NULL is fine. */
+/* Before the unmount, which closes what notifications are written to: does what is queued, for at
+ * most a second, as it may wait for requests that nobody answers any more. NULL is fine. */
+void tm_notifier_drain(struct tm_notifier *notifier);
+
+/* After the unmount, which ends whatever was waiting. NULL is fine. */
 void tm_notifier_stop(struct tm_notifier *notifier);
 
 /*

@@ -343,6 +343,34 @@ hung_readers() {
 	cmp "$MNT/hung" "$T/back/hung"
 }
 
+@test "whoever waits for a file that hangs can be killed" {
+	few "$BACK"
+	echo x >"$BACK/hung"
+	old "$BACK"
+	slow "$BACK"
+	mnt
+	cat "$MNT/hung"
+	umount "$MNT"
+	mnt
+	defer "fault hang ''"
+	fault hang /hung
+	local pids=() pid
+	# A look-up; then, with its name known, attributes and an open.
+	cat "$MNT/hung" 3>&- & pids+=($!)
+	sleep 0.2
+	fault hang ''
+	cat "$MNT/hung"
+	fault hang /hung
+	stat "$MNT/hung" 3>&- & pids+=($!)
+	cat "$MNT/hung" 3>&- & pids+=($!)
+	sleep 0.5
+	for pid in "${pids[@]}"; do kill -9 "$pid" || true; done
+	for pid in "${pids[@]}"; do retry 20 eval "! kill -0 $pid || grep -q '^State:.*Z' /proc/$pid/status"; done
+	timeout 20 cat "$MNT/d/f1"
+	fault hang ''
+	retry 20 cmp "$MNT/hung" "$T/back/hung"
+}
+
 @test "a backing that fails gives its error, and is back when it is" {
 	few "$BACK"
 	slow "$BACK" delay_us=0,attr_timeout=0

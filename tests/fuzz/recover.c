@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * fuzz_recover.c - libFuzzer: a store is opened on a mapping that anything may have happened to
+ * recover.c - libFuzzer: a store is opened on a mapping that anything may have happened to
  *
  * A good mapping is made once: persistent and ephemeral pages, of every codec, dead ones among
  * them. An input is a list of changes to a copy of it, 8 bytes each:
@@ -10,7 +10,7 @@
  * The store that is then opened on it is read, written, cleaned, packed and closed. Nothing may
  * crash, and unless a change forged a checksum, each page is what was put or is not there.
  *
- * `fuzz_recover` with a directory of inputs runs them, and makes new ones from them.
+ * `recover` with a directory of inputs runs them, and makes new ones from them.
  */
 #include <stdlib.h>
 #include <string.h>
