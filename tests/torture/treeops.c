@@ -55,22 +55,23 @@ static uint64_t rnd(struct worker *w, uint64_t below)
 
 /* --- what is to be done -------------------------------------------------------------------- */
 
-/* A path of one to four names; now and then one of 255 bytes, or through a name that is no
- * directory. */
+/* A path of one to three names; now and then one has 255 bytes. Every name has the worker's number
+ * in it: wherever a link is moved to, it never leads to what is another's. */
 static void draw_path(struct worker *w, char path[static 1024])
 {
 	static const unsigned int depths[] = {0, 0, 0, 1, 1, 2};
 	unsigned int depth = depths[rnd(w, TM_ARRAY_SIZE(depths))], n;
-	bool shared = rnd(w, 4) == 0;
 
-	n = (unsigned int)(shared
-			? sprintf(path, "shared/p%u-%u", w->number, (unsigned int)rnd(w, NAMES))
-			: sprintf(path, "p%u/n%u", w->number, (unsigned int)rnd(w, NAMES)));
+	if (rnd(w, 4) == 0)
+		n = (unsigned int)sprintf(path, "shared");
+	else
+		n = (unsigned int)sprintf(path, "%u", w->number);
+	n += (unsigned int)sprintf(path + n, "/%u.%u", w->number, (unsigned int)rnd(w, NAMES));
 	while (depth-- > 0) {
-		bool is_long = rnd(w, 40) == 0;
+		int width = rnd(w, 40) == 0 ? 253 : 1;
 
 		n += (unsigned int)sprintf(
-			path + n, "/%0*u", is_long ? 255 : 1, (unsigned int)rnd(w, NAMES));
+			path + n, "/%0*u.%u", width, w->number, (unsigned int)rnd(w, NAMES));
 	}
 	if (rnd(w, 300) == 0)
 		strcpy(path + n, "/.");
@@ -182,15 +183,16 @@ static void furnish(const struct worker *w, const struct side *side, uid_t uid, 
 
 	if (fchdir(side->root) < 0)
 		abort();
-	snprintf(path, sizeof(path), "p%u", w->number);
+	snprintf(path, sizeof(path), "%u", w->number);
 	if (mkdir(path, 0755) < 0 || chown(path, uid, gid) < 0)
 		abort();
 	for (unsigned int i = 0; i < TM_ARRAY_SIZE(modes); i++) {
-		snprintf(path, sizeof(path), "p%u/n%u", w->number, i);
+		snprintf(path, sizeof(path), "%u/%u.%u", w->number, w->number, i);
 		if (mkdir(path, 0700) < 0 || chmod(path, modes[i]) < 0)
 			abort();
 		for (unsigned int k = 0; k < TM_ARRAY_SIZE(modes); k++) {
-			snprintf(path, sizeof(path), "p%u/n%u/%u", w->number, i, k);
+			snprintf(path, sizeof(path), "%u/%u.%u/%u.%u", w->number, w->number, i,
+				w->number, k);
 			close(open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
 			if (chmod(path, modes[k] & (modes[k] & S_ISGID ? ~0101u : ~0111u)) < 0)
 				abort();
