@@ -190,3 +190,37 @@ public_place() {
 	tmemctl freeze fine
 	is fine frozen true
 }
+
+# SOAK=SECONDS for more. With TM_BUILD=build/asan: ASAN_OPTIONS=quarantine_size_mb=1, or freed memory counts.
+@test "mixed load: clients that come, go and die, freezes, flushes, strangers: the host's memory stays flat" {
+	local end third kb pid=() i=0 first=
+	host -l 128M -r 0
+	client fine -n fine -e 10M -p pool
+	mkdir "$T/src" "$T/mnt"
+	head -c 20M /dev/urandom >"$T/src/file"
+	"$B/tmemfs" "$T/src" "$T/mnt" >/dev/null 3>&- && defer "fusermount3 -u $T/mnt"
+	end=$((SECONDS + ${SOAK:-12})) third=$((SECONDS + ${SOAK:-12} / 3))
+	while [ $SECONDS -lt $end ]; do
+		i=$((i + 1))
+		"$B/tests/putter" -n "q$((i % 3))" -s 4M -w $((1 + i % 500)) >/dev/null 2>&1 3>&- &
+		pid+=($!)
+		"$B/tests/putter" -n "k$((i % 3))" -k -s 4M >/dev/null 2>&1 3>&- &
+		pid+=($!)
+		tmemctl freeze
+		tmemctl thaw
+		tmemctl flush 8M || true
+		tmemctl set fine weight=$((1 + i % 1000)) cap=none
+		cat "$T/mnt/file" >/dev/null
+		"$REPO/tests/helpers/storm" 50 $i
+		kill -$((i % 2 ? 9 : 15)) "${pid[@]}"
+		wait "${pid[@]}" || true
+		pid=()
+		kb=$(awk '/^VmRSS/ { print $2 }' "/proc/$(host_pid)/status")
+		[ -n "$first" ] || [ $SECONDS -lt $third ] || first=$kb
+	done
+	echo "$i rounds, VmRSS $first then $kb KiB"
+	[ "$kb" -lt $((${first:-$kb} + 4096)) ]
+	retry 20 clients_are 2
+	is fine id 1
+	[ "$(find "/proc/$(host_pid)/fd" -lname '*memfd*' | wc -l)" -le 1 ]
+}

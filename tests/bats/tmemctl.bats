@@ -31,6 +31,23 @@ load host
 	[ "$(wc -l <"$T/json")" = 1 ]
 }
 
+@test "tmem-stats(7) names no statistic that is not there" {
+	host
+	client a -n a -p pool
+	tmemctl list --json >"$T/json"
+	count=0
+	while IFS=. read -r kind key; do
+		case $kind in
+		host) filter=.host ;;
+		client) filter=.clients[0] ;;
+		pool) filter=.clients[0].pools[0] ;;
+		esac
+		jq -e --arg k "$key" "$filter | has(\$k)" "$T/json" || { echo "$kind.$key"; return 1; }
+		count=$((count + 1))
+	done < <(grep -oE '\\fB(host|client|pool)\.[a-z_]+\\fR' "$REPO/man/tmem-stats.7" | sed -E 's/^...//; s/...$//' | sort -u)
+	[ "$count" -gt 30 ]
+}
+
 @test "ids are the lowest free; clients leave when they end" {
 	host
 	client a -n a

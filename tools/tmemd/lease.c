@@ -107,12 +107,12 @@ void tm_lease_look(struct tm_host *host)
 		config->reserve == TM_CONFIG_SHARE ? host->memory.total / 10 : config->reserve;
 }
 
-static uint64_t total(struct tm_host *host, uint64_t now)
+static uint64_t total(struct tm_host *host, uint64_t used, uint64_t now)
 {
 	const struct tm_outlook look = {
 		.now_ns = now,
 		.ram = host->memory.total,
-		.used = tm_lease_used(host),
+		.used = used,
 		.available = host->memory.available,
 		.reserve = host->reserve,
 		.limit = host->limit,
@@ -149,7 +149,7 @@ void tm_lease_update(struct tm_host *host)
 		clients[count++] = c;
 	}
 	tm_lease_look(host);
-	host->total = TM_MAX(total(host, now), tm_policy_urgent(shares, count, host->limit));
+	host->total = TM_MAX(total(host, used, now), tm_policy_urgent(shares, count, host->limit));
 	tm_policy_divide(shares, count, host->total);
 	if (host->total < before && host->total < used)
 		tm_watch_pressure(host);

@@ -51,11 +51,10 @@ void tm_watch_stop(struct tm_watcher *watcher)
 
 size_t tm_watch_count(const struct tm_host *host)
 {
-	const struct tm_watcher *w;
 	size_t count = 0;
 
-	LIST_FOREACH(w, &host->watchers, link)
-	count++;
+	for (const struct tm_watcher *w = LIST_FIRST(&host->watchers); w; w = LIST_NEXT(w, link))
+		count++;
 	return count;
 }
 
@@ -63,12 +62,11 @@ size_t tm_watch_count(const struct tm_host *host)
 static void tell(struct tm_host *host, const char *event, json_t *data)
 {
 	struct timespec now;
-	struct tm_watcher *w;
 
 	clock_gettime(CLOCK_REALTIME, &now);
 	json_object_set_new(data, "time_ms",
 		json_integer((json_int_t)now.tv_sec * 1000 + now.tv_nsec / 1000000));
-	for (w = LIST_FIRST(&host->watchers); w; w = LIST_NEXT(w, link)) {
+	for (struct tm_watcher *w = LIST_FIRST(&host->watchers); w; w = LIST_NEXT(w, link)) {
 		if (tm_session_queued(w->session) > QUEUE_MAX) {
 			host->counters.watchers_dropped++;
 			tm_session_drop(w->session, "does not read the events it asked for");
