@@ -24,7 +24,7 @@ struct tm_changes {
 };
 
 #define PLACES_MIN (1ull << 10)
-#define PLACES_MAX (1ull << 20) /* 56 MiB a table */
+#define PLACES_MAX (1ull << 20) /* 48 MiB a table */
 
 int tm_changes_create(uint64_t runs, struct tm_changes **ret_changes)
 {

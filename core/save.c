@@ -18,15 +18,15 @@
 #include "core/store_private.h"
 #include "core/util.h"
 
-/* Pages that may be left for the pause, 3 MiB of memory to pin them. Fewer are aimed at for some
+/* Pages that may be left for the pause, 3.5 MiB of memory to pin them. Fewer are aimed at for some
  * rounds; a client that does not get below it at all is not waited for for ever. */
 #define LAST_MAX   (64u << 10)
 #define LAST_GOAL  2048u
 #define ROUNDS_AIM 8
 #define ROUNDS_MAX 64
-#define SPARE_RUNS                                                                                 \
-	(16u << 10) /* runs that may appear during a save, beside twice what is there              \
-		     */
+
+/* Room for changes: twice the runs there are, and so many that may appear meanwhile. */
+#define SPARE_RUNS (16u << 10)
 
 /* A sealed segment that is to be sent, in the order of the stream. */
 struct piece {
