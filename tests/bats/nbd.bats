@@ -67,6 +67,7 @@ map() { nbdinfo --map "$URI" | awk '{ print $1, $2, $3 }'; }
 	fails_with 'limit: at least' size=1G limit=2097151
 	fails_with 'not a size' size=1G limit=-1
 	fails_with 'encrypt=maybe: yes or no' size=1G encrypt=maybe
+	fails_with 'recompress=yes: on or off' size=1G recompress=yes
 	fails_with 'fallback=: a path is missing' size=1G fallback=
 	fails_with 'limit: at least' size=1G limit=1M
 	fails_with 'not a size' size=1G writeback=fast

@@ -169,6 +169,15 @@ names() { nbdinfo --list --json "$(uri '')" | jq -c '[.exports[]."export-name"]'
 	nbdinfo --can multi-conn "$(uri a)"
 }
 
+@test "recompression: off by default, as the machine may swap to it, on where asked for" {
+	tmemd -l 48M -r 1M 3>&-
+	serve export=default size=16M export=dense size=16M recompress=on
+	retry 10 is dense recompress true
+	is default recompress false
+	tmemctl set default recompress=on
+	is default recompress true
+}
+
 @test "weights: in the list, in the shares, and again after the host was killed" {
 	tmemd -l 48M -r 1M 3>&-
 	serve export=light size=256M export=heavy size=256M weight=300 limit=128M
