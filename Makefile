@@ -89,6 +89,8 @@ $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/libtmem.a
 $(B)/tests/test_policy: $(B)/obj/tools/tmemd/policy.o
 $(B)/tests/test_machine: $(addprefix $(B)/obj/tools/tmemd/,machine.o cgroup.o)
 $(B)/tests/test_fallback: $(addprefix $(B)/obj/nbd-plugin/,fallback.o state.o crypt.o)
+$(B)/tests/test_known: $(addprefix $(B)/obj/tmemfs/,known.o version.o)
+$(B)/tests/test_readahead: $(B)/obj/tmemfs/readahead.o
 $(B)/tests/test_device: $(filter-out %/plugin.o %/exports.o %/resident.o %/lastresort.o,$(PLUGIN_OBJ))
 $(B)/tests/%: $(B)/obj/tests/helpers/%.o $(B)/libtmem.a
 	$(call link)

@@ -124,7 +124,7 @@ static void *worker(void *arg)
 			struct tm_stream *s = &piece->source->stream;
 
 			s->in_row = s->same = 0;
-			s->distance = 0;
+			s->distance = s->until = s->foreseen = 0;
 		}
 		taken = take_locked(ra, piece);
 		pthread_mutex_unlock(&ra->lock);
