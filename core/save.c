@@ -143,16 +143,16 @@ static int list_pieces(struct save *v)
 		return -ENOMEM;
 	for (uint32_t id = 0; id < tm_arena_segments(a); id++) {
 		const struct tm_segment *seg = tm_segment(a, id);
-		const struct tm_owner *owner;
 		const struct tm_pool *p;
+		int pool;
 
 		if (!tm_segment_try_ref(a, id))
 			continue;
-		owner = seg->owner;
-		p = v->pools[owner->pool];
+		pool = tm_pool_of_segment(v->s, seg);
+		p = v->pools[pool];
 		if (p && atomic_load(&seg->state) != TM_SEGMENT_OPEN)
 			v->pieces[v->piece_count++] = (struct piece){.id = id,
-				.pool = owner->pool,
+				.pool = (uint32_t)pool,
 				.fresh = tm_log_queue(&p->log, seg) == TM_QUEUE_NEW,
 				.birth = seg->birth};
 		tm_segment_unref(a, id);

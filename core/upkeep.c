@@ -110,6 +110,26 @@ static bool is_packing(const struct tm_store *s)
 		atomic_load_explicit(&s->ledger->compress, memory_order_relaxed) == TM_COMPRESS_LZ4;
 }
 
+/* Could the segment, which the caller has a reference on, be packed, and was it sealed before
+ * *oldest? Then that is when. */
+static bool is_colder(struct tm_store *s, const struct tm_segment *seg, uint64_t *oldest)
+{
+	uint64_t sealed = atomic_load(&seg->sealed_ns);
+	struct tm_pool *p;
+	bool is;
+
+	if (atomic_load(&seg->state) != TM_SEGMENT_SEALED || sealed > *oldest)
+		return false;
+	p = tm_pool_enter(s, tm_pool_of_segment(s, seg));
+	if (!p) /* recovered, and not yet asked for; or just being destroyed */
+		return false;
+	is = tm_pool_is_persistent(p) && tm_log_queue(&p->log, seg) != TM_QUEUE_PACKED;
+	tm_pool_leave(p);
+	if (is)
+		*oldest = sealed;
+	return is;
+}
+
 /* The segment that has been sealed for longest, if that is long enough, with a reference; else
  * TM_SEGMENT_NONE. */
 static uint32_t find_cold(struct tm_store *s)
@@ -118,20 +138,12 @@ static uint32_t find_cold(struct tm_store *s)
 	uint32_t cold = TM_SEGMENT_NONE;
 
 	for (uint32_t id = 0; id < tm_arena_segments(s->arena); id++) {
-		struct tm_segment *seg = tm_segment(s->arena, id);
-		struct tm_pool *p;
-		uint64_t sealed;
-
 		if (!tm_segment_try_ref(s->arena, id))
 			continue;
-		p = &s->pools[seg->owner->pool];
-		sealed = atomic_load(&seg->sealed_ns);
-		if (atomic_load(&seg->state) == TM_SEGMENT_SEALED && sealed <= oldest &&
-			tm_pool_is_persistent(p) && tm_log_queue(&p->log, seg) != TM_QUEUE_PACKED) {
+		if (is_colder(s, tm_segment(s->arena, id), &oldest)) {
 			if (cold != TM_SEGMENT_NONE)
 				tm_segment_unref(s->arena, cold);
 			cold = id;
-			oldest = sealed;
 		} else {
 			tm_segment_unref(s->arena, id);
 		}
@@ -206,14 +218,12 @@ static bool pack_segment(struct tm_store *s, uint32_t id, const struct tm_keeper
 {
 	struct tm_packed *packed = (struct tm_packed *)tm_packer_buffer(s->upkeep.packer);
 	struct tm_segment *seg = tm_segment(s->arena, id);
-	struct tm_pool *p = tm_pool_enter(s, (int)seg->owner->pool);
+	struct tm_pool *p = tm_pool_enter(s, tm_pool_of_segment(s, seg));
 	uint64_t start = cpu_ns();
 	bool done;
 
-	if (!p) { /* recovered, and not yet asked for; or just being destroyed */
-		atomic_store(&seg->sealed_ns, tm_now_ns());
+	if (!p) /* it was destroyed just now */
 		return true;
-	}
 	done = pack_entries(s, p, id, k, packed);
 	if (done) {
 		tm_sweep_packed(s, id, packed);

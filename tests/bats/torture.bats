@@ -24,8 +24,19 @@ mnt() {
 	defer "umount -l '$MNT'"
 }
 
-# counted FILTER: what jq says of the mount's counters.
-counted() { tmemctl list --json | jq -e ".clients[0].pools[0] | $1"; }
+# counted FILTER: the mount's counters are so.
+counted() {
+	local all
+	all=$(tmemctl list --json)
+	jq -e ".clients[0].pools[0] | $1" >/dev/null <<<"$all" || { echo "not $1: $all"; return 1; }
+}
+
+# pressure: from here on, others fill the cache with what does not fit.
+pressure() {
+	head -c 8M /dev/urandom >"$BACK/ballast"
+	(while dd if="$MNT/ballast" iflag=nocache of=/dev/null bs=1M status=none; do sleep 0.05; done) 3>&- &
+	defer "kill $!; wait $!"
+}
 
 drop_caches() {
 	sync
@@ -40,9 +51,10 @@ drop_caches() {
 
 @test "fileops on a cache that evicts all the time" {
 	mnt -o limit=2M
+	pressure
 	try 0 fileops -n "${FILEOPS:-40000}" -p 4 -b "$BACK" "$MNT/f"
 	# It was about the cache.
-	counted '.hits > 1000 and .evicted > 10 and .flushed > 1000'
+	counted '.hits > 1000 and .evicted > 1000 and .flushed > 1000'
 }
 
 @test "fileops at other page orders, and with attributes that are never trusted" {
@@ -148,9 +160,10 @@ drop_caches() {
 
 @test "writers above and below, readers above: nothing torn, nothing older than its open allows" {
 	mnt -o limit=2M
+	pressure
 	try 0 racefiles -t "${RACE:-10}" "$MNT" "$BACK"
 	echo "# ${lines[0]}" >&3
-	counted '.hits > 100 and .evicted > 10'
+	counted '.hits > 0 and .evicted > 0'
 }
 
 @test "the same, few blocks and many readers, without a cache" {
@@ -284,7 +297,7 @@ drop_caches() {
 # descriptors: how many the mount has open.
 descriptors() { ls "/proc/$(pgrep -f "tmemfs .* $BACK $MNT")/fd" | wc -l; }
 
-@test "a directory of 100,000 entries is listed, looked up and removed" {
+@test "a directory of 100,000 entries is listed, looked up and partly removed" {
 	mkdir "$BACK/d"
 	python3 - "$BACK/d" <<-'PY'
 		import os, sys
@@ -293,11 +306,13 @@ descriptors() { ls "/proc/$(pgrep -f "tmemfs .* $BACK $MNT")/fd" | wc -l; }
 	PY
 	mnt
 	ls -f "$MNT/d" | sort | cmp - <(ls -f "$BACK/d" | sort)
-	ls -l "$MNT/d" >"$T/list"
-	ls -l "$BACK/d" | cmp - "$T/list"
+	show() { find "$1/d" -printf '%f %y %m %s %i %T@\n' | sort; }
+	cmp <(show "$MNT") <(show "$BACK")
 	[ "$(descriptors)" -lt 5000 ]
-	rm -rf "$MNT/d"
-	[ -z "$(ls -A "$BACK")" ]
+	# Removing while listing, and the last that are left.
+	find "$MNT/d" -name 'entry *[05] *' -delete
+	[ "$(ls -f "$MNT/d" | wc -l)" -eq 80002 ]
+	ls -f "$MNT/d" | sort | cmp - <(ls -f "$BACK/d" | sort)
 }
 
 @test "look-ups leave no descriptor behind" {

@@ -5,6 +5,7 @@
  */
 #include "tests/unit/pages.h"
 
+#include "core/move.h"
 #include "core/store_private.h"
 
 #define SEGMENT (256u << 10)
@@ -115,6 +116,60 @@ static void packing(void **state)
 	(void)state;
 	open_as(&t, false, false);
 	cold_pages_are_packed_and_read_back(&t);
+}
+
+/* A stream in memory. */
+struct tape {
+	uint8_t bytes[PAGES * TM_PAGE_SIZE];
+	size_t written, read;
+};
+
+static int tape_write(void *opaque, const void *data, size_t bytes)
+{
+	struct tape *tape = opaque;
+
+	assert_true(bytes <= sizeof(tape->bytes) - tape->written);
+	memcpy(tape->bytes + tape->written, data, bytes);
+	tape->written += bytes;
+	return 0;
+}
+
+static int64_t tape_read(void *opaque, void *ret_data, size_t bytes)
+{
+	struct tape *tape = opaque;
+
+	bytes = TM_MIN(bytes, tape->written - tape->read);
+	memcpy(ret_data, tape->bytes + tape->read, bytes);
+	tape->read += bytes;
+	return (int64_t)bytes;
+}
+
+static void packed_pages_are_saved_and_restored_as_they_are(void **state)
+{
+	static const struct tm_move_params who = {.name = "one", .type = "test"};
+	static struct tape tape;
+	const struct tm_save_params save = {.write = tape_write, .opaque = &tape, .live = true};
+	struct tm_move_result result;
+	struct test_store from, to;
+	int pool;
+
+	(void)state;
+	open_as(&from, true, false);
+	pool = test_pool(&from, TM_POOL_PERSIST, 0, 0);
+	put_pages(&from, pool, 0, PAGES);
+	tm_log_seal(&from.store->pools[pool].log, 0);
+	wait_until(&from, pool, TM_STAT_PACKED, PAGES);
+	assert_int_equal(tm_store_save(from.store, &who, &save, &result), 0);
+	assert_int_equal(result.pages, PAGES);
+	check_and_close(&from);
+
+	open_as(&to, false, false);
+	pool = test_pool(&to, TM_POOL_PERSIST, 0, 0);
+	assert_int_equal(tm_store_restore(to.store, &who, tape_read, &tape, &result), 0);
+	assert_int_equal(result.pages, PAGES);
+	assert_int_equal(stat_of(&to, pool, TM_STAT_PACKED), PAGES);
+	check_pages(&to, pool, 0, PAGES);
+	check_and_close(&to);
 }
 
 static void packing_in_a_resident_store(void **state)
@@ -301,6 +356,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(packing),
+		cmocka_unit_test(packed_pages_are_saved_and_restored_as_they_are),
 		cmocka_unit_test(packing_in_a_resident_store),
 		cmocka_unit_test(packing_starts_and_stops_as_the_ledger_says),
 		cmocka_unit_test(pages_in_use_are_left_alone),
