@@ -141,22 +141,25 @@ static int list_pieces(struct save *v)
 	v->pieces = calloc(tm_arena_segments(a), sizeof(*v->pieces));
 	if (!v->pieces)
 		return -ENOMEM;
+	tm_lock(&v->s->reclaim_lock); /* no other pool is torn down while we have a reference in it
+				       */
 	for (uint32_t id = 0; id < tm_arena_segments(a); id++) {
 		const struct tm_segment *seg = tm_segment(a, id);
+		const struct tm_owner *owner;
 		const struct tm_pool *p;
-		int pool;
 
 		if (!tm_segment_try_ref(a, id))
 			continue;
-		pool = tm_pool_of_segment(v->s, seg);
-		p = v->pools[pool];
+		owner = seg->owner;
+		p = v->pools[owner->pool];
 		if (p && atomic_load(&seg->state) != TM_SEGMENT_OPEN)
 			v->pieces[v->piece_count++] = (struct piece){.id = id,
-				.pool = (uint32_t)pool,
+				.pool = owner->pool,
 				.fresh = tm_log_queue(&p->log, seg) == TM_QUEUE_NEW,
 				.birth = seg->birth};
 		tm_segment_unref(a, id);
 	}
+	tm_unlock(&v->s->reclaim_lock);
 	qsort(v->pieces, v->piece_count, sizeof(*v->pieces), piece_order);
 	return 0;
 }

@@ -98,15 +98,6 @@ static inline void tm_stat_sub(struct tm_pool *p, enum tm_stat stat, uint64_t n)
 	atomic_fetch_sub_explicit(&p->stat[stat], n, memory_order_relaxed);
 }
 
-/* Whose a segment is, for who has no more than a reference on it: told by where its owner lies,
- * since what the owner says is written anew when the pool goes and another one comes in its place.
- */
-static inline int tm_pool_of_segment(const struct tm_store *s, const struct tm_segment *seg)
-{
-	return (int)((size_t)((const char *)seg->owner - (const char *)s->pools) /
-		sizeof(s->pools[0]));
-}
-
 /* Enter a pool for one call; NULL when there is none. It cannot be destroyed until left. */
 struct tm_pool *tm_pool_enter(struct tm_store *s, int id);
 void tm_pool_leave(struct tm_pool *p);

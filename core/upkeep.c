@@ -51,11 +51,16 @@ static bool is_busy(struct tm_store *s)
 	return !is_always(s) && puts > PUTS_MAX && puts > ns / (PUT_MS * 1000000u);
 }
 
+static bool is_live(const struct tm_pool *p)
+{
+	return atomic_load(&p->users) & TM_POOL_LIVE_BIT;
+}
+
 /* Something more urgent came while a segment is under way. */
 static bool is_called_off(
 	const struct tm_store *s, const struct tm_pool *p, const struct tm_keeper *k)
 {
-	return tm_keeper_is_wanted(k) || !(atomic_load(&p->users) & TM_POOL_LIVE_BIT) ||
+	return tm_keeper_is_wanted(k) || !is_live(p) ||
 		(!is_always(s) &&
 			atomic_load_explicit(&s->sequence, memory_order_relaxed) -
 					s->upkeep.sequence >
@@ -110,45 +115,60 @@ static bool is_packing(const struct tm_store *s)
 		atomic_load_explicit(&s->ledger->compress, memory_order_relaxed) == TM_COMPRESS_LZ4;
 }
 
-/* Could the segment, which the caller has a reference on, be packed, and was it sealed before
- * *oldest? Then that is when. */
-static bool is_colder(struct tm_store *s, const struct tm_segment *seg, uint64_t *oldest)
+/* Could the segment be packed? The caller holds a reference on it. */
+static bool is_packable(struct tm_store *s, const struct tm_segment *seg)
 {
-	uint64_t sealed = atomic_load(&seg->sealed_ns);
-	struct tm_pool *p;
-	bool is;
+	const struct tm_pool *p = &s->pools[seg->owner->pool];
 
-	if (atomic_load(&seg->state) != TM_SEGMENT_SEALED || sealed > *oldest)
-		return false;
-	p = tm_pool_enter(s, tm_pool_of_segment(s, seg));
-	if (!p) /* recovered, and not yet asked for; or just being destroyed */
-		return false;
-	is = tm_pool_is_persistent(p) && tm_log_queue(&p->log, seg) != TM_QUEUE_PACKED;
-	tm_pool_leave(p);
-	if (is)
-		*oldest = sealed;
-	return is;
+	return atomic_load(&seg->state) == TM_SEGMENT_SEALED && tm_pool_is_persistent(p) &&
+		is_live(p) && tm_log_queue(&p->log, seg) != TM_QUEUE_PACKED;
 }
 
 /* The segment that has been sealed for longest, if that is long enough, with a reference; else
  * TM_SEGMENT_NONE. */
-static uint32_t find_cold(struct tm_store *s)
+static uint32_t find_cold_locked(struct tm_store *s)
 {
 	uint64_t now = tm_now_ns(), oldest = now - (uint64_t)s->upkeep.cold_ms * 1000000;
 	uint32_t cold = TM_SEGMENT_NONE;
 
 	for (uint32_t id = 0; id < tm_arena_segments(s->arena); id++) {
+		struct tm_segment *seg = tm_segment(s->arena, id);
+		uint64_t sealed;
+
 		if (!tm_segment_try_ref(s->arena, id))
 			continue;
-		if (is_colder(s, tm_segment(s->arena, id), &oldest)) {
+		sealed = atomic_load(&seg->sealed_ns);
+		if (sealed <= oldest && is_packable(s, seg)) {
 			if (cold != TM_SEGMENT_NONE)
 				tm_segment_unref(s->arena, cold);
 			cold = id;
+			oldest = sealed;
 		} else {
 			tm_segment_unref(s->arena, id);
 		}
 	}
 	return cold;
+}
+
+/* The same, with its pool entered. Without that, or the lock that keeps pools from being torn down,
+ * a reference could outlive the pool that the segment is accounted to. */
+static uint32_t enter_cold(struct tm_store *s, struct tm_pool **ret_pool)
+{
+	struct tm_pool *p = NULL;
+	uint32_t id;
+
+	tm_lock(&s->reclaim_lock);
+	id = find_cold_locked(s);
+	if (id != TM_SEGMENT_NONE) {
+		p = tm_pool_enter(s, (int)tm_segment(s->arena, id)->owner->pool);
+		if (!p) { /* just being destroyed */
+			tm_segment_unref(s->arena, id);
+			id = TM_SEGMENT_NONE;
+		}
+	}
+	tm_unlock(&s->reclaim_lock);
+	*ret_pool = p;
+	return id;
 }
 
 /* Is this entry a page that nobody read since it came here, and that was not packed yet? */
@@ -212,41 +232,38 @@ static bool pack_entries(struct tm_store *s, struct tm_pool *p, uint32_t id,
 	return true;
 }
 
-/* Pack the pages of a segment that the caller holds a reference on. False when it was called off.
- */
-static bool pack_segment(struct tm_store *s, uint32_t id, const struct tm_keeper *k)
+/* Pack the pages of a segment that the caller holds a reference on, of a pool it has entered. False
+ * when it was called off. */
+static bool pack_segment(
+	struct tm_store *s, struct tm_pool *p, uint32_t id, const struct tm_keeper *k)
 {
 	struct tm_packed *packed = (struct tm_packed *)tm_packer_buffer(s->upkeep.packer);
-	struct tm_segment *seg = tm_segment(s->arena, id);
-	struct tm_pool *p = tm_pool_enter(s, tm_pool_of_segment(s, seg));
 	uint64_t start = cpu_ns();
-	bool done;
+	bool done = pack_entries(s, p, id, k, packed);
 
-	if (!p) /* it was destroyed just now */
-		return true;
-	done = pack_entries(s, p, id, k, packed);
 	if (done) {
 		tm_sweep_packed(s, id, packed);
 		/* If a page keeps it from going, it is looked at again like any other. */
-		atomic_store(&seg->sealed_ns, tm_now_ns());
+		atomic_store(&tm_segment(s->arena, id)->sealed_ns, tm_now_ns());
 	}
 	tm_stat_add(p, TM_STAT_RECOMPRESS_CPU_US, (cpu_ns() - start) / 1000);
-	tm_pool_leave(p);
 	return done;
 }
 
 /* Pack one segment. False when there is none to pack, or that is not wanted. */
 static bool pack_one(struct tm_store *s, const struct tm_keeper *k)
 {
-	uint32_t id = is_packing(s) ? find_cold(s) : TM_SEGMENT_NONE;
+	struct tm_pool *p;
+	uint32_t id = is_packing(s) ? enter_cold(s, &p) : TM_SEGMENT_NONE;
 	bool done;
 
 	if (id == TM_SEGMENT_NONE) {
 		drop_packer(s);
 		return false;
 	}
-	done = make_packer(s) == 0 && pack_segment(s, id, k);
+	done = make_packer(s) == 0 && pack_segment(s, p, id, k);
 	tm_segment_unref(s->arena, id);
+	tm_pool_leave(p);
 	return done;
 }
 
