@@ -24,7 +24,9 @@
 #include "tmemfs/inode.h"
 #include "tmemfs/notify.h"
 
-/* One mount: the session's user data. Constant while it is served. */
+#define TM_STALE_SLOTS 64
+
+/* One mount: the session's user data. Constant while it is served, but for the atomics. */
 struct tm_mount {
 	struct tm_inodes *inodes;
 	struct tm_cache *cache;
@@ -34,6 +36,8 @@ struct tm_mount {
 	bool acl; /* running as root: the kernel may leave ACLs and umask to us */
 	void (*on_ready)(void *opaque);
 	void *opaque;
+	/* By number: threads whose last open was answered -ESTALE, see fs_file.c. */
+	_Atomic pid_t stale_told[TM_STALE_SLOTS];
 };
 
 /* An open file. fi->fh, counted: a read still needs it after its reply, when the kernel may have
@@ -73,6 +77,9 @@ static inline struct tm_file *tm_file_of(const struct fuse_file_info *fi)
 
 void tm_file_ref(struct tm_file *file);
 void tm_file_unref(struct tm_file *file);
+
+/* The caller's retry after -ESTALE is over. True if there was one. */
+bool tm_stale_over(fuse_req_t req);
 
 /* fuse_reply_err for 0 or -errno. */
 void tm_reply_rc(fuse_req_t req, int rc);

@@ -62,18 +62,39 @@ static void file_opened(void *arg, int rc)
 		tm_file_unref(arg);
 }
 
-/* Compare what is open with what is cached. -ESTALE: the name leads to a file that others removed,
- * which makes the kernel look the name up again. */
-static int file_verify(struct tm_mount *mount, struct tm_file *file, enum tm_verdict *ret_verdict)
+static _Atomic pid_t *stale_slot(fuse_req_t req)
 {
+	return &tm_mount_of(req)->stale_told[(unsigned int)fuse_req_ctx(req)->pid % TM_STALE_SLOTS];
+}
+
+bool tm_stale_over(fuse_req_t req)
+{
+	pid_t pid = fuse_req_ctx(req)->pid;
+
+	/* 0: not a process of this pid namespace, and no way to know it again. */
+	return pid && atomic_load(stale_slot(req)) == pid &&
+		atomic_compare_exchange_strong(stale_slot(req), &pid, 0);
+}
+
+/*
+ * Compare what is open with what is cached. -ESTALE: the name leads to a file that others removed,
+ * which makes the kernel look the name up again, once. What it then opens was found while the
+ * user's open was under way already: that it is gone again is no reason to refuse.
+ */
+static int file_verify(fuse_req_t req, struct tm_file *file, enum tm_verdict *ret_verdict)
+{
+	struct tm_mount *mount = tm_mount_of(req);
 	struct tm_moment moment = tm_cache_moment(mount->cache, file->inode);
+	bool again = tm_stale_over(req);
 	struct stat st;
 	uint64_t epoch;
 
 	if (fstat(file->fd, &st) < 0)
 		return -errno;
-	if (st.st_nlink == 0 && !tm_inode_unlinked(file->inode))
+	if (st.st_nlink == 0 && !tm_inode_unlinked(file->inode) && !again) {
+		atomic_store(stale_slot(req), fuse_req_ctx(req)->pid);
 		return -ESTALE;
+	}
 	*ret_verdict = tm_cache_verify(mount->cache, file->inode, &st, &moment, &epoch);
 	if (*ret_verdict != TM_VERDICT_SAME)
 		atomic_store(&file->drop_epoch, epoch);
@@ -121,7 +142,7 @@ void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		tm_reply_rc(req, -ENOMEM);
 		return;
 	}
-	rc = file_verify(mount, file, &verdict);
+	rc = file_verify(req, file, &verdict);
 	if (rc < 0) {
 		tm_file_unref(file);
 		tm_reply_rc(req, rc);
@@ -176,7 +197,7 @@ void tm_op_create(
 	}
 	inode = tm_inode_of(req, entry.ino);
 	file = file_new(inode, fd, fi->flags);
-	rc = file ? file_verify(mount, file, &verdict) : -ENOMEM;
+	rc = file ? file_verify(req, file, &verdict) : -ENOMEM;
 	if (rc < 0) {
 		if (file)
 			tm_file_unref(file);

@@ -30,10 +30,12 @@ void tm_op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	struct fuse_entry_param entry;
 	int rc = tm_fs_lookup(tm_mount_of(req), tm_inode_of(req, parent), name, &entry);
 
-	if (rc < 0)
+	if (rc < 0) {
+		tm_stale_over(req);
 		tm_reply_rc(req, rc);
-	else if (fuse_reply_entry(req, &entry) < 0)
+	} else if (fuse_reply_entry(req, &entry) < 0) {
 		tm_inode_forget((struct tm_inode *)(uintptr_t)entry.ino, 1);
+	}
 }
 
 void tm_op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup)
