@@ -27,6 +27,8 @@
 #include "tmemfs/inode.h"
 #include "tmemfs/notify.h"
 
+#define TM_STALE_SLOTS 64
+
 /* What statfs last said of a file system. All fields: `lock`. */
 struct tm_volume {
 	pthread_mutex_t lock;
@@ -35,7 +37,8 @@ struct tm_volume {
 	struct statvfs fs;
 };
 
-/* One mount: the session's user data. Constant while it is served, but for `volume`. */
+/* One mount: the session's user data. Constant while it is served, but for `volume` and the
+ * atomics. */
 struct tm_mount {
 	struct tm_inodes *inodes;
 	struct tm_cache *cache;
@@ -53,6 +56,8 @@ struct tm_mount {
 	bool acl;                /* running as root: the kernel may leave ACLs and umask to us */
 	void (*on_ready)(void *opaque);
 	void *opaque;
+	/* By number: threads whose last open was answered -ESTALE, see fs_file.c. */
+	_Atomic pid_t stale_told[TM_STALE_SLOTS];
 };
 
 /* An open file. fi->fh, counted: a read still needs it after its reply, when the kernel may have
@@ -97,6 +102,9 @@ int tm_file_fd(struct tm_file *file);
 
 void tm_file_ref(struct tm_file *file);
 void tm_file_unref(struct tm_file *file);
+
+/* The retry of a thread after -ESTALE is over. True if there was one. */
+bool tm_stale_over(struct tm_mount *mount, pid_t pid);
 
 /* fuse_reply_err for 0 or -errno. */
 void tm_reply_rc(fuse_req_t req, int rc);

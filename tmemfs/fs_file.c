@@ -119,19 +119,61 @@ static void file_opened(void *arg, int rc)
 		tm_file_unref(arg);
 }
 
-/* Compare what is open with what is cached. -ESTALE: the name leads to a file that others removed,
- * which makes the kernel look the name up again. */
-static int file_verify(struct tm_mount *mount, struct tm_file *file, enum tm_verdict *ret_verdict)
+/* --- files whose last name others removed --------------------------------------------------
+ *
+ * -ESTALE from an open makes the kernel look the name up again, once. What it then opens was found
+ * while the user's open was under way already: that it is gone again is no reason to refuse.
+ */
+
+static _Atomic pid_t *stale_slot(struct tm_mount *mount, pid_t pid)
 {
+	return &mount->stale_told[(unsigned int)pid % TM_STALE_SLOTS];
+}
+
+bool tm_stale_over(struct tm_mount *mount, pid_t pid)
+{
+	_Atomic pid_t *slot = stale_slot(mount, pid);
+
+	/* 0: not a process of this pid namespace, and no way to know it again. */
+	return pid && atomic_load(slot) == pid && atomic_compare_exchange_strong(slot, &pid, 0);
+}
+
+/* 0, or -ESTALE, of which the thread is told. `again`: it was told already. */
+static int check_linked(struct tm_mount *mount, struct tm_inode *inode, const struct stat *st,
+	pid_t pid, bool again)
+{
+	if (st->st_nlink > 0 || again || tm_inode_unlinked(inode))
+		return 0;
+	atomic_store(stale_slot(mount, pid), pid);
+	return -ESTALE;
+}
+
+/* An open under way. `req` may be answered meanwhile (tm_call_begin), but for one that empties the
+ * file. */
+struct opening {
+	struct tm_mount *mount;
+	struct tm_inode *inode;
+	fuse_req_t req;
+	int flags;
+	pid_t pid;  /* of the thread, or 0 */
+	bool again; /* it was told -ESTALE the last time */
+};
+
+/* Compare what is open with what is cached. */
+static int file_verify(const struct opening *o, struct tm_file *file, enum tm_verdict *ret_verdict)
+{
+	struct tm_mount *mount = o->mount;
 	struct tm_moment moment = tm_cache_moment(mount->cache, file->inode);
 	struct tm_asked asked = tm_meta_ask(mount->meta);
 	struct stat st;
 	uint64_t epoch;
+	int rc;
 
 	if (fstat(atomic_load(&file->fd), &st) < 0)
 		return -errno;
-	if (st.st_nlink == 0 && !tm_inode_unlinked(file->inode))
-		return -ESTALE;
+	rc = check_linked(mount, file->inode, &st, o->pid, o->again);
+	if (rc < 0)
+		return rc;
 	tm_meta_learn(mount->meta, file->inode, &asked, &st);
 	*ret_verdict = tm_cache_verify(mount->cache, file->inode, &st, &moment, &epoch);
 	if (*ret_verdict != TM_VERDICT_SAME)
@@ -150,9 +192,10 @@ static void fill_info(struct fuse_file_info *fi, struct tm_file *file, enum tm_v
  * Open for reading what is cached, without opening it below: what is known of it decides, or else
  * one stat that asks the server itself. 0 and a file, or NULL if it must be opened after all.
  */
-static int open_from_memory(
-	struct tm_mount *mount, struct tm_inode *inode, int flags, struct tm_file **ret_file)
+static int open_from_memory(const struct opening *o, struct tm_file **ret_file)
 {
+	struct tm_mount *mount = o->mount;
+	struct tm_inode *inode = o->inode;
 	TM_AUTO_FD struct tm_fd place = TM_FD_NONE;
 	struct tm_moment moment = tm_cache_moment(mount->cache, inode);
 	struct tm_file *file;
@@ -168,13 +211,13 @@ static int open_from_memory(
 			rc = 0;
 	}
 	if (rc == 0)
-		rc = st.st_nlink == 0 && !tm_inode_unlinked(inode) ? -ESTALE : 0;
+		rc = check_linked(mount, inode, &st, o->pid, o->again);
 	if (rc < 0)
 		return rc;
 	*ret_file = NULL;
 	if (!tm_cache_current(mount->cache, inode, &st, &moment))
 		return 0;
-	file = file_new(inode, -1, flags);
+	file = file_new(inode, -1, o->flags);
 	if (!file)
 		return -ENOMEM;
 	file->place = place;
@@ -193,10 +236,12 @@ static int open_as_asked(fuse_req_t req, struct tm_inode *inode, int flags)
 	return rc < 0 ? rc : tm_inode_reopen(inode, flags);
 }
 
-static int open_below(fuse_req_t req, struct tm_mount *mount, struct tm_inode *inode, int flags,
-	struct tm_file **ret_file, enum tm_verdict *ret_verdict)
+static int open_below(
+	const struct opening *o, struct tm_file **ret_file, enum tm_verdict *ret_verdict)
 {
-	bool truncates = flags & O_TRUNC;
+	struct tm_mount *mount = o->mount;
+	struct tm_inode *inode = o->inode;
+	bool truncates = o->flags & O_TRUNC;
 	struct tm_file *file;
 	int fd, rc;
 
@@ -204,19 +249,19 @@ static int open_below(fuse_req_t req, struct tm_mount *mount, struct tm_inode *i
 		tm_meta_change_begin(mount->meta, inode);
 		tm_cache_change_begin(mount->cache, inode, 0, TM_WHOLE_FILE);
 	}
-	fd = open_as_asked(req, inode, flags & FLAGS_PASSED & ~O_EXCL);
+	fd = open_as_asked(o->req, inode, o->flags & FLAGS_PASSED & ~O_EXCL);
 	if (truncates) {
 		tm_cache_change_end(mount->cache, inode, 0, fd < 0);
 		tm_meta_change_end(mount->meta, inode);
 	}
 	if (fd < 0)
 		return fd;
-	file = file_new(inode, fd, flags & ~O_TRUNC);
+	file = file_new(inode, fd, o->flags & ~O_TRUNC);
 	if (!file) {
 		close(fd);
 		return -ENOMEM;
 	}
-	rc = file_verify(mount, file, ret_verdict);
+	rc = file_verify(o, file, ret_verdict);
 	if (rc < 0)
 		tm_file_unref(file);
 	else
@@ -224,29 +269,38 @@ static int open_below(fuse_req_t req, struct tm_mount *mount, struct tm_inode *i
 	return rc;
 }
 
-/* `req` is looked at only if the file is emptied. */
-static int open_file(fuse_req_t req, struct tm_mount *mount, struct tm_inode *inode, int flags,
-	struct tm_file **ret_file, enum tm_verdict *ret_verdict)
+static int open_file(
+	const struct opening *o, struct tm_file **ret_file, enum tm_verdict *ret_verdict)
 {
+	struct tm_inode *inode = o->inode;
 	int rc = 0;
 
 	*ret_file = NULL;
 	*ret_verdict = TM_VERDICT_SAME;
 	if (atomic_load(&inode->lost))
 		atomic_store(&inode->again, true);
-	if ((flags & (O_ACCMODE | O_TRUNC)) == O_RDONLY && atomic_load(&inode->filled))
-		rc = open_from_memory(mount, inode, flags, ret_file);
+	if ((o->flags & (O_ACCMODE | O_TRUNC)) == O_RDONLY && atomic_load(&inode->filled))
+		rc = open_from_memory(o, ret_file);
 	if (rc == 0 && !*ret_file)
-		rc = open_below(req, mount, inode, flags, ret_file, ret_verdict);
+		rc = open_below(o, ret_file, ret_verdict);
 	if (rc == -ESTALE)
-		tm_fs_doubt(mount, inode);
+		tm_fs_doubt(o->mount, inode);
 	return rc;
+}
+
+static struct opening opening_of(fuse_req_t req, struct tm_inode *inode, int flags)
+{
+	struct tm_mount *mount = tm_mount_of(req);
+	pid_t pid = fuse_req_ctx(req)->pid;
+
+	return (struct opening){mount, inode, req, flags, pid, tm_stale_over(mount, pid)};
 }
 
 void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct tm_mount *mount = tm_mount_of(req);
 	struct tm_inode *inode = tm_inode_ref(tm_inode_of(req, ino)); /* past an interrupt */
+	struct opening opening = opening_of(req, inode, fi->flags);
 	enum tm_verdict verdict;
 	struct tm_file *file;
 	struct tm_call call;
@@ -255,7 +309,7 @@ void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	/* What is done as the caller needs the request to the end. */
 	if (!(flags & O_TRUNC))
 		tm_call_begin(req, &call);
-	rc = open_file(req, mount, inode, flags, &file, &verdict);
+	rc = open_file(&opening, &file, &verdict);
 	tm_inode_unref(inode);
 	if (!(flags & O_TRUNC) && !tm_call_end(req, &call)) {
 		if (rc == 0)
@@ -301,6 +355,7 @@ void tm_op_create(
 	struct fuse_entry_param entry;
 	enum tm_verdict verdict;
 	struct tm_file *file = NULL;
+	struct opening opening;
 	struct tm_inode *inode;
 	int fd, rc;
 
@@ -318,7 +373,8 @@ void tm_op_create(
 	}
 	inode = tm_inode_of(req, entry.ino);
 	file = file_new(inode, fd, fi->flags);
-	rc = file ? file_verify(mount, file, &verdict) : -ENOMEM;
+	opening = opening_of(req, inode, fi->flags);
+	rc = file ? file_verify(&opening, file, &verdict) : -ENOMEM;
 	if (rc < 0) {
 		if (file)
 			tm_file_unref(file);

@@ -37,6 +37,7 @@ void tm_op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	struct tm_mount *mount = tm_mount_of(req);
 	struct tm_inode *dir = tm_inode_ref(tm_inode_of(req, parent)); /* past an interrupt */
 	struct fuse_entry_param entry;
+	pid_t pid = fuse_req_ctx(req)->pid;
 	struct tm_call call;
 	bool answer;
 	int rc;
@@ -44,6 +45,8 @@ void tm_op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	tm_call_begin(req, &call);
 	rc = tm_fs_lookup(mount, dir, name, &entry);
 	answer = tm_call_end(req, &call);
+	if (rc < 0)
+		tm_stale_over(mount, pid);
 	/* Node 0: the kernel may remember that there is no such name. */
 	if (rc == -ENOENT && mount->negative_timeout > 0) {
 		memset(&entry, 0, sizeof(entry));

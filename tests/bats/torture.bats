@@ -172,7 +172,31 @@ drop_caches() {
 	try 0 racefiles -t 5 -f 1 -b 16 -r 8 -u 1 -d 1 "$MNT" "$BACK"
 }
 
-@test "the same under ThreadSanitizer" {
+@test "a file that others replace without pause can always be opened" {
+	: >"$BACK/f"
+	mnt
+	python3 - "$MNT" "$BACK" <<-'PY'
+		import os, sys
+		up, down = sys.argv[1:]
+		kids = []
+		for opener in range(3):
+		    kids.append(os.fork())
+		    if kids[-1] == 0:
+		        try:
+		            for i in range(5000): os.close(os.open(up + "/f", os.O_RDONLY))
+		        except BaseException as e: print(repr(e)); os._exit(1)
+		        os._exit(0)
+		while kids:
+		    for i in range(10):
+		        open(down + "/new", "w").write("text")
+		        os.rename(down + "/new", down + "/f")
+		    pid, status = os.waitpid(-1, os.WNOHANG)
+		    assert status == 0
+		    if pid: kids.remove(pid)
+	PY
+}
+
+@test "writers, readers and both exercisers under ThreadSanitizer" {
 	[ -x "$REPO/build/tsan/tmemfs" ] || skip "no build/tsan/tmemfs (make check builds it)"
 	TSAN_OPTIONS=log_path=$T/tsan "$REPO/build/tsan/tmemfs" -S none -o limit=2M,allow_other,suid,dev "$BACK" "$MNT" 3>&-
 	defer "umount -l '$MNT'"
