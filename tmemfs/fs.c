@@ -6,8 +6,12 @@
 
 #include <errno.h>
 #include <fnmatch.h>
+#include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/sysmacros.h>
+
+#define ABSENCE_MAX (sizeof("-") + NAME_MAX)
 
 const struct fuse_lowlevel_ops tm_fs_ops = {
 	.init = tm_op_init,
@@ -203,21 +207,37 @@ static bool entry_recall(struct tm_mount *mount, struct tm_inode *parent, const 
 	return true;
 }
 
+/* That a name does not exist is a fact of its directory, if that may be remembered as long. */
+static const char *absence(struct tm_mount *mount, const char *name, char key[static ABSENCE_MAX])
+{
+	if (mount->negative_timeout < mount->attr_timeout || mount->negative_timeout == 0)
+		return NULL;
+	snprintf(key, ABSENCE_MAX, "-%s", name);
+	return key;
+}
+
 int tm_fs_lookup(struct tm_mount *mount, struct tm_inode *parent, const char *name,
 	struct fuse_entry_param *ret_entry)
 {
+	char buf[ABSENCE_MAX];
+	const char *key = absence(mount, name, buf);
 	struct tm_asked asked;
 	struct tm_inode *inode;
+	void *value = NULL;
 	bool certain;
 	int rc;
 
 	memset(ret_entry, 0, sizeof(*ret_entry));
 	if (entry_recall(mount, parent, name, ret_entry))
 		return 0;
+	if (key && tm_meta_recall(mount->meta, parent, key, &rc, &value))
+		return rc;
 	asked = tm_meta_ask(mount->meta);
 	rc = tm_inode_lookup(parent, name, &ret_entry->attr, &certain, &inode);
 	if (rc == 0)
 		atomic_store(&inode->excluded, excluded(mount, parent, name));
+	if (key && rc == -ENOENT)
+		tm_meta_remember(mount->meta, parent, &asked, key, rc, NULL);
 	if (tm_fs_unreachable(mount, rc) && entry_recall(mount, parent, name, ret_entry))
 		return 0;
 	return rc < 0 ? rc : entry_finish(mount, inode, &asked, certain, ret_entry);

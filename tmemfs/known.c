@@ -25,6 +25,8 @@
 #include "core/util.h"
 #include "tmemfs/inode.h"
 
+#define FACTS_MAX 32 /* of one inode */
+
 struct tm_fact {
 	struct tm_fact *next; /* of the inode */
 	struct tm_fact *newer, *older;
@@ -110,6 +112,18 @@ static struct tm_fact *find_locked(struct tm_inode *inode, const char *key)
 	while (fact && strcmp(fact->text, key) != 0)
 		fact = fact->next;
 	return fact;
+}
+
+/* One inode has only so many, as they are searched one by one: the oldest go. */
+static void drop_surplus_locked(struct tm_meta *meta, struct tm_inode *inode)
+{
+	struct tm_fact *fact = inode->known.facts;
+	unsigned int n = 1;
+
+	while (fact && n++ < FACTS_MAX - 1)
+		fact = fact->next;
+	while (fact && fact->next)
+		fact_free_locked(meta, fact->next);
 }
 
 static struct tm_fact *fact_new(struct tm_inode *inode, const char *key, int rc, const void *value)
@@ -308,6 +322,7 @@ void tm_meta_remember(struct tm_meta *meta, struct tm_inode *inode, const struct
 			fact_free_locked(meta, old);
 		while (meta->bytes + fact->bytes > meta->bytes_max)
 			fact_free_locked(meta, meta->oldest);
+		drop_surplus_locked(meta, inode);
 		fact->next = known->facts;
 		known->facts = fact;
 		list_add_locked(meta, fact);

@@ -118,11 +118,10 @@ static void heard(struct tm_watch *watch, const struct news *news)
 	tm_inode_unref(object);
 }
 
-/* Take an event apart. */
-static struct news news_of(struct fanotify_event_metadata *event)
+/* Take an event apart: `p` is what follows its head. */
+static struct news news_of(uint64_t mask, char *p, char *end)
 {
-	struct news news = {.mask = event->mask};
-	char *p = (char *)event + event->metadata_len, *end = (char *)event + event->event_len;
+	struct news news = {.mask = mask};
 
 	while (p < end) {
 		struct fanotify_event_info_fid *info = (struct fanotify_event_info_fid *)p;
@@ -149,19 +148,22 @@ static struct news news_of(struct fanotify_event_metadata *event)
 static void read_events(struct tm_watch *watch, char *buf)
 {
 	ssize_t len = read(watch->events, buf, BUFFER_BYTES);
-	struct fanotify_event_metadata *event = (struct fanotify_event_metadata *)buf;
+	char *p = buf, *end = buf + TM_MAX(len, (ssize_t)0);
 
-	if (len <= 0)
-		return;
-	for (; FAN_EVENT_OK(event, len); event = FAN_EVENT_NEXT(event, len)) {
+	while (end - p >= (ssize_t)sizeof(struct fanotify_event_metadata)) {
+		struct fanotify_event_metadata event; /* aligned, as it need not be there */
 		struct news news;
 
-		if (event->mask & FAN_Q_OVERFLOW) {
+		memcpy(&event, p, sizeof(event));
+		if (event.event_len < sizeof(event) || event.event_len > (size_t)(end - p))
+			break;
+		if (event.mask & FAN_Q_OVERFLOW) {
 			forget_everything(watch->mount);
-		} else if (event->pid != watch->self) {
-			news = news_of(event);
+		} else if (event.pid != watch->self) {
+			news = news_of(event.mask, p + event.metadata_len, p + event.event_len);
 			heard(watch, &news);
 		}
+		p += event.event_len;
 	}
 }
 

@@ -26,6 +26,7 @@ walk() {
 	find "$1" -type f -exec cat {} + | sort
 	(cd "$1" && getfattr -R -d .)
 	ls -A "$1/d" | sort
+	[ ! -e "$1/d/absent" ]
 }
 
 # --- what is asked ----------------------------------------------------------------------------

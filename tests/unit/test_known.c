@@ -198,6 +198,27 @@ static void test_facts_are_bounded(void **data)
 	assert_true(recalls(s, "98", value));
 }
 
+static void test_one_inode_has_a_few(void **data)
+{
+	struct state *s = *data;
+	struct stat st = stat_of(OLD, 1);
+	char key[16];
+	int known = 0;
+
+	learn(s, &st);
+	for (int i = 0; i < 40; i++) {
+		snprintf(key, sizeof(key), "%d", i);
+		remember(s, key, "");
+		assert_true(recalls(s, key, ""));
+	}
+	for (int i = 0; i < 40; i++) {
+		snprintf(key, sizeof(key), "%d", i);
+		known += recalls(s, key, "");
+	}
+	assert_int_equal(known, 32);
+	assert_false(recalls(s, "0", ""));
+}
+
 static void test_errors_are_facts_too(void **data)
 {
 	struct state *s = *data;
@@ -244,6 +265,7 @@ int main(void)
 		TEST(test_young_ctime_keeps_no_facts),
 		TEST(test_fact_asked_before_the_ctime_was_seen),
 		TEST(test_facts_are_bounded),
+		TEST(test_one_inode_has_a_few),
 		TEST(test_errors_are_facts_too),
 		TEST(test_unreachable_makes_age_not_count),
 	};
