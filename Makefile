@@ -124,12 +124,14 @@ demo: deps ## see it work: DIR=/your/slow/dir KEEP=1 (needs root)
 check: deps ## build and pass every test (needs root for mounts and swap)
 	$(Q)$(MAKE) --no-print-directory check-built
 
-check-long: deps ## half an hour more: 200 kills under load, ten minutes of hosts that stop and go
+check-long: deps ## an hour and a half more: 200 kills under load, fuzzing, storms, half an hour of mixed load under ASan
 	$(Q)$(MAKE) --no-print-directory tests
 	$(Q)$(fuzz_build)
 	$(Q)KILLS=200 SOAK=600 tests/run bats tests/bats/kill.bats
 	$(Q)FUZZ_SECONDS=600 tests/run fuzz
 	$(Q)SESSIONS=200000 tests/run bats tests/bats/security.bats
+	$(Q)$(MAKE) --no-print-directory B=build/asan SAN='$(ASAN)' tests
+	$(Q)TM_BUILD=$(CURDIR)/build/asan ASAN_OPTIONS=quarantine_size_mb=1 SOAK=1800 bats -f 'mixed load' tests/bats/security.bats
 
 # A pause is longer where every instruction is emulated.
 check-vm-qemu: ## exhaustion and kills again, with Debian's kernel on an emulated PC (slow)
