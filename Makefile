@@ -133,13 +133,15 @@ demo: deps ## see it work: DIR=/your/slow/dir KEEP=1 (needs root)
 check: deps ## build and pass every test (needs root for mounts and swap)
 	$(Q)$(MAKE) --no-print-directory check-built
 
-check-long: deps check-long-nbd check-long-fs ## an hour and a half more: kills and stalls under load, fuzzing, millions of operations on files
+check-long: deps check-long-nbd check-long-fs ## two hours more: kills and stalls under load, fuzzing, mixed load under ASan, millions of operations on files
 
 check-long-nbd: # 200 kills under load, ten minutes of hosts that stop and go, ten for each fuzzer
 	$(Q)$(MAKE) --no-print-directory tests fuzzers
 	$(Q)KILLS=200 SOAK=600 tests/run bats tests/bats/kill.bats
 	$(Q)FUZZ_SECONDS=600 tests/run fuzz
 	$(Q)SESSIONS=200000 tests/run bats tests/bats/security.bats
+	$(Q)$(MAKE) --no-print-directory B=build/asan SAN='$(ASAN)' tests
+	$(Q)TM_BUILD=$(CURDIR)/build/asan ASAN_OPTIONS=quarantine_size_mb=1 SOAK=1800 bats -f 'mixed load' tests/bats/security.bats
 
 check-long-fs: # torture.bats with millions of operations and ten minutes for each race
 	$(Q)$(MAKE) --no-print-directory tests tsan-fs

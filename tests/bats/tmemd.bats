@@ -241,6 +241,13 @@ host_is() { [ "$(of_host "$1")" = "$2" ]; }
 	[ "$(of a granted_bytes)" -le $((32 << 20)) ]
 }
 
+@test "the kernel's pressure wakes it, where there is such a thing" {
+	[ -w /proc/pressure/memory ] || skip "no PSI"
+	host
+	host_is psi true
+	[ -n "$(find "/proc/$(host_pid)/fd" -lname /proc/pressure/memory)" ]
+}
+
 # --- clients that are stuck, hosts that are killed ---------------------------------------------------
 
 @test "a stopped client does not hold up the others" {

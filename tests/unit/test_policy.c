@@ -86,6 +86,31 @@ static void a_fall_is_followed_at_once_and_fully(void **state)
 	assert_int_equal(tm_policy_total(&trend, &look), 0);
 }
 
+static void a_fall_makes_restless_for_a_while(void **state)
+{
+	struct tm_outlook look = look_at(300 * M, 500 * M);
+	struct tm_trend trend = {0};
+
+	(void)state;
+	tm_policy_total(&trend, &look);
+	assert_true(trend.restless_ns <= look.now_ns);
+	look.now_ns += TICK;
+	look.available -= 50 * M;
+	tm_policy_total(&trend, &look);
+	assert_true(trend.restless_ns > look.now_ns);
+	look.now_ns += 2 * SECOND;
+	tm_policy_total(&trend, &look);
+	assert_true(trend.restless_ns <= look.now_ns);
+	/* Where there is plenty nobody has to hurry. */
+	look.limit = 100 * M;
+	look.now_ns += TICK;
+	tm_policy_total(&trend, &look);
+	look.now_ns += TICK;
+	look.available -= 50 * M;
+	tm_policy_total(&trend, &look);
+	assert_true(trend.restless_ns <= look.now_ns);
+}
+
 /* The total after `seconds` of ticks, during which `available` changes by `drift` a second. */
 static uint64_t run(
 	struct tm_trend *trend, struct tm_outlook *look, uint64_t seconds, int64_t drift)
@@ -358,6 +383,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(total_is_clamped),
 		cmocka_unit_test(a_fall_is_followed_at_once_and_fully),
+		cmocka_unit_test(a_fall_makes_restless_for_a_while),
 		cmocka_unit_test(growth_is_slow_and_waits_for_quiet),
 		cmocka_unit_test(growth_stops_while_others_take_memory),
 		cmocka_unit_test(growth_stops_under_pressure),
