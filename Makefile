@@ -13,7 +13,7 @@ Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-7s %s\n' '$(1)' '$(2)';)
 
 # PEERS: what only the benchmarks compare with
-PACKAGES := build-essential pkg-config clang clang-format libfuse3-dev fuse3 nbdkit nbdkit-plugin-dev \
+PACKAGES := build-essential pkg-config clang libclang-rt-dev clang-format libfuse3-dev fuse3 nbdkit nbdkit-plugin-dev \
 	liblz4-dev libzstd-dev libxxhash-dev libssl-dev libjansson-dev libinih-dev libcap-dev libcmocka-dev \
 	bats fio qemu-utils libnbd-bin nbd-client gnutls-bin mdadm dmsetup user-mode-linux kmod iproute2 jq attr acl \
 	util-linux mount procps groff-base psmisc python3 cppcheck git rsync

@@ -28,6 +28,10 @@
 #define GRANT_WAIT_NS 50000000
 #define ROOM_TRIES    8
 
+/* And for the keeper of a resident store, which is less patient with puts. */
+#define KEEPER_TRIES   300
+#define KEEPER_WAIT_NS 10000000
+
 struct target {
 	struct tm_pool *pool; /* entered */
 	struct tm_objects *staged;
@@ -153,16 +157,25 @@ static bool wait_for_grant(struct restore *v)
 	return false;
 }
 
+static bool wait_for_keeper(struct restore *v, enum tm_room room, int tries, uint64_t seen)
+{
+	struct timespec pause = {.tv_nsec = KEEPER_WAIT_NS};
+
+	if (!tm_make_room(v->s, room, -ENOBUFS, seen))
+		nanosleep(&pause, NULL);
+	return tries < KEEPER_TRIES;
+}
+
 /* After `rc`: is it worth another try? Other pages make way for persistent ones only. */
 static bool make_room(struct restore *v, const struct target *t, enum tm_room room, int rc,
 	int tries, uint64_t seen)
 {
-	if (rc != -ENOMEM && rc != -ENOBUFS)
+	if (rc == -ENOBUFS)
+		return wait_for_keeper(v, room, tries, seen);
+	if (rc != -ENOMEM)
 		return false;
-	if ((rc == -ENOBUFS || is_persistent(t)) && tries < ROOM_TRIES &&
-		tm_make_room(v->s, room, rc, seen))
-		return true;
-	return wait_for_grant(v);
+	return (is_persistent(t) && tries < ROOM_TRIES && tm_make_room(v->s, room, rc, seen)) ||
+		wait_for_grant(v);
 }
 
 static int append(

@@ -23,7 +23,7 @@ replay=$REPO/tests/helpers/replay
 {"execute":"help"}
 '
 	[ "$(jq -c '[.return.commands[].name]' <<<"${lines[1]}")" = \
-		'["join","released","keep","leave","reclaim","list","freeze","thaw","freeable","flush","set","destroy","watch","query-schema","help"]' ]
+		'["join","released","keep","leave","reclaim","list","freeze","thaw","freeable","flush","set","destroy","save","restore","transferred","watch","query-schema","help"]' ]
 	[ "${lines[1]}" = "${lines[2]}" ]
 }
 
@@ -55,6 +55,10 @@ replay=$REPO/tests/helpers/replay
 		InvalidParameter|'cap' has to be|{"execute":"set","arguments":{"client":"a","cap":-1}}
 		InvalidParameter|'client' has to be|{"execute":"freeze","arguments":{"client":[]}}
 		InvalidParameter|needs 'bytes'|{"execute":"flush"}
+		InvalidParameter|carry a socket|{"execute":"save","arguments":{"client":"a"}}
+		InvalidParameter|carry a socket|{"execute":"restore","arguments":{"client":"a"}}
+		InvalidParameter|'live' has to be|{"execute":"save","arguments":{"client":"a","live":1}}
+		NotPermitted|is for clients|{"execute":"transferred","arguments":{"ticket":1,"pages":0,"skipped":0,"bytes":0,"pause_ns":0}}
 		InvalidParameter|'force' has to be|{"execute":"destroy","arguments":{"client":"a","force":1}}
 		NoSuchClient|no client 'b'|{"execute":"freeze","arguments":{"client":"b"}}
 		NoSuchClient|no client '-1'|{"execute":"freeze","arguments":{"client":-1}}

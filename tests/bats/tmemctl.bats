@@ -280,3 +280,22 @@ recompress=off" ]
 	try 0 tmemctl --complete set mymount
 	contains weight=
 }
+
+@test "save and restore: a client that cannot, and one that does not listen" {
+	host
+	client a -n a
+	try 1 tmemctl save a "$T/file"
+	contains "client 'a': Operation not supported"
+	one_line
+	try 1 tmemctl restore a "$BATS_TEST_FILENAME"
+	contains "client 'a': Operation not supported"
+	[ -z "$(ls "$T"/file*)" ]
+	kill -STOP "$CLIENT"
+	retry 10 grep -q '^State:.T' "/proc/$CLIENT/status"
+	try 124 timeout 1 tmemctl save a "$T/file" # waits, and can be interrupted
+	try 1 tmemctl save a "$T/file"
+	contains "is being saved or restored"
+	[ -z "$(ls "$T"/file*)" ]
+	kill -CONT "$CLIENT"
+	retry 10 eval '! tmemctl save a "$T/file" 2>&1 | grep "is being saved"'
+}

@@ -303,6 +303,10 @@ static void only_the_same_device_takes_a_state_over(void **state)
 	assert_int_equal(tm_state_adopt(fd, &kind, &s, reason), -EINVAL);
 	assert_string_equal(reason, e->encrypted ? "it has encrypt=yes" : "it has encrypt=no");
 	kind = kind_of(e);
+	tm_state_set_torn(e->state, true);
+	assert_int_equal(tm_state_adopt(fd, &kind, &s, reason), -EINVAL);
+	assert_string_equal(reason, "it was killed in the middle of a restore");
+	tm_state_set_torn(e->state, false);
 	assert_int_equal(pwrite(fd, &version, sizeof(version), 16), sizeof(version));
 	assert_int_equal(tm_state_adopt(fd, &kind, &s, reason), -EINVAL);
 	assert_string_equal(reason, "it is of another version of the plugin");
