@@ -216,7 +216,7 @@ static const char *absence(struct tm_mount *mount, const char *name, char key[st
 	return key;
 }
 
-int tm_fs_lookup(struct tm_mount *mount, struct tm_inode *parent, const char *name,
+int tm_fs_lookup(struct tm_mount *mount, struct tm_inode *parent, const char *name, bool ask,
 	struct fuse_entry_param *ret_entry)
 {
 	char buf[ABSENCE_MAX];
@@ -228,7 +228,7 @@ int tm_fs_lookup(struct tm_mount *mount, struct tm_inode *parent, const char *na
 	int rc;
 
 	memset(ret_entry, 0, sizeof(*ret_entry));
-	if (entry_recall(mount, parent, name, ret_entry))
+	if (!ask && entry_recall(mount, parent, name, ret_entry))
 		return 0;
 	if (key && tm_meta_recall(mount->meta, parent, key, &rc, &value))
 		return rc;

@@ -103,6 +103,10 @@ int tm_file_fd(struct tm_file *file);
 void tm_file_ref(struct tm_file *file);
 void tm_file_unref(struct tm_file *file);
 
+/* Was the thread's last open answered -ESTALE, so that what is known of the name is not good
+ * enough? */
+bool tm_stale_told(struct tm_mount *mount, pid_t pid);
+
 /* The retry of a thread after -ESTALE is over. True if there was one. */
 bool tm_stale_over(struct tm_mount *mount, pid_t pid);
 
@@ -129,8 +133,9 @@ bool tm_fs_unreachable(struct tm_mount *mount, int rc);
 /* The backing does not know the inode by the name that we remember (-ESTALE): nor do we. */
 void tm_fs_doubt(struct tm_mount *mount, struct tm_inode *inode);
 
-/* Look `name` up for the kernel: 0 and a full entry, which counts one look-up; or -errno. */
-int tm_fs_lookup(struct tm_mount *mount, struct tm_inode *parent, const char *name,
+/* Look `name` up for the kernel, with `ask` in the backing whatever is known of it: 0 and a full
+ * entry, which counts one look-up; or -errno. */
+int tm_fs_lookup(struct tm_mount *mount, struct tm_inode *parent, const char *name, bool ask,
 	struct fuse_entry_param *ret_entry);
 
 /* The same for a file that was just opened with `fd`. */

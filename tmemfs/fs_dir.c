@@ -283,7 +283,8 @@ static size_t add_entry(fuse_req_t req, struct tm_dir *dir, const struct entry *
 	if (need > room)
 		return 0;
 	/* Gone or unreadable: listed without attributes, the kernel asks if it must know. */
-	if (!is_dot(e->name) && tm_fs_lookup(tm_mount_of(req), dir->inode, e->name, &entry) < 0) {
+	if (!is_dot(e->name) &&
+		tm_fs_lookup(tm_mount_of(req), dir->inode, e->name, false, &entry) < 0) {
 		memset(&entry, 0, sizeof(entry));
 		entry.attr.st_ino = e->ino;
 		entry.attr.st_mode = DTTOIF(e->type);

@@ -130,6 +130,11 @@ static _Atomic pid_t *stale_slot(struct tm_mount *mount, pid_t pid)
 	return &mount->stale_told[(unsigned int)pid % TM_STALE_SLOTS];
 }
 
+bool tm_stale_told(struct tm_mount *mount, pid_t pid)
+{
+	return pid && atomic_load(stale_slot(mount, pid)) == pid;
+}
+
 bool tm_stale_over(struct tm_mount *mount, pid_t pid)
 {
 	_Atomic pid_t *slot = stale_slot(mount, pid);

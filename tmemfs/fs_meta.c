@@ -43,7 +43,7 @@ void tm_op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	int rc;
 
 	tm_call_begin(req, &call);
-	rc = tm_fs_lookup(mount, dir, name, &entry);
+	rc = tm_fs_lookup(mount, dir, name, tm_stale_told(mount, pid), &entry);
 	answer = tm_call_end(req, &call);
 	if (rc < 0)
 		tm_stale_over(mount, pid);

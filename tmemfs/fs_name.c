@@ -31,7 +31,7 @@ static void reply_made(fuse_req_t req, int rc, struct tm_inode *parent, const ch
 	struct fuse_entry_param entry;
 
 	if (rc == 0)
-		rc = tm_fs_lookup(tm_mount_of(req), parent, name, &entry);
+		rc = tm_fs_lookup(tm_mount_of(req), parent, name, false, &entry);
 	if (rc < 0)
 		tm_reply_rc(req, rc);
 	else if (fuse_reply_entry(req, &entry) < 0)
