@@ -84,6 +84,7 @@ $(B)/nbdkit-tmem-plugin.so: $(PLUGIN_OBJ) $(B)/libtmem.a
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/libtmem.a
 	$(call link,,-lcmocka $(CRYPTO_LIBS))
 $(B)/tests/test_policy: $(B)/obj/tools/tmemd/policy.o
+$(B)/tests/test_remote: $(B)/obj/tools/tmemd/pool.o
 $(B)/tests/test_fallback: $(addprefix $(B)/obj/nbd-plugin/,fallback.o state.o crypt.o)
 $(B)/tests/test_device: $(filter-out %/plugin.o %/exports.o %/resident.o %/lastresort.o,$(PLUGIN_OBJ))
 $(B)/tests/%: $(B)/obj/tests/helpers/%.o $(B)/libtmem.a

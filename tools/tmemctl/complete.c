@@ -63,6 +63,8 @@ int ctl_complete(const char *const *words, int count)
 		printf("--force\n");
 	if (command->run == ctl_help)
 		print_commands();
+	else if (command->run == ctl_shared_auth)
+		fputs(given == 0 ? "add\nremove\nlist\n" : "", stdout);
 	else if (given > 0 && command->run == ctl_set)
 		for (size_t i = 0; i < TM_ARRAY_SIZE(attributes); i++)
 			printf("%s\n", attributes[i]);

@@ -48,6 +48,7 @@ int ctl_freeable(struct ctl *ctl);
 int ctl_flush(struct ctl *ctl);
 int ctl_set(struct ctl *ctl);
 int ctl_destroy(struct ctl *ctl);
+int ctl_shared_auth(struct ctl *ctl);
 int ctl_help(struct ctl *ctl);
 
 /* Print what may come after these words of a command line, one a line. For the shells. */

@@ -37,6 +37,14 @@ const struct ctl_command ctl_commands[] = {
 		"hold\n"
 		"data that is nowhere else.",
 		false, true, 1, 1, ctl_destroy},
+	{"shared-auth", "add UUID USER | remove UUID USER | list [--json]",
+		"say who may join which shared pool",
+		"Nobody may who has not been added, root neither; what is there of the pool, "
+		"whoever "
+		"put\n"
+		"it, can be read and replaced by everybody who was. USER is a name or a number.\n"
+		"remove also ends the connections of that user.",
+		true, false, 1, 3, ctl_shared_auth},
 	{"help", "[COMMAND]", "show this, or more about a command", "", false, false, 0, 1,
 		ctl_help},
 	{0},
@@ -55,7 +63,7 @@ static void print_help(void)
 	printf("usage: tmemctl [-S SOCKET] COMMAND [ARGUMENTS]\n"
 	       "Look after tmemd and its clients.\n\n");
 	for (const struct ctl_command *c = ctl_commands; c->name; c++)
-		printf("  %-10s %s\n", c->name, c->help);
+		printf("  %-11s %s\n", c->name, c->help);
 	printf("\n  -S, --socket PATH  control socket (default: $TMEM_SOCKET, else by user)\n"
 	       "      --help         print this and exit\n"
 	       "      --version      print the version and exit\n"

@@ -18,6 +18,7 @@
 
 #include "core/util.h"
 #include "tools/tmemd/describe.h"
+#include "tools/tmemd/door.h"
 #include "tools/tmemd/join.h"
 #include "tools/tmemd/lease.h"
 #include "tools/tmemd/log.h"
@@ -319,6 +320,16 @@ static int run_destroy(struct call *call)
 	return rc < 0 ? rc : CALL_WAITS;
 }
 
+static int run_shared_auth(struct call *call)
+{
+	if (!call->host->door)
+		return tm_error_set(&call->error, TM_ERROR_BUSY,
+			"this host could not open its door to sharers");
+	return tm_door_auth(call->host->door, json_string_value(arg(call, "action")),
+		json_string_value(arg(call, "uuid")), arg(call, "uid"), &call->result,
+		&call->error);
+}
+
 static int run_query_schema(struct call *call);
 
 #define CLIENT_OR_ALL                                                                              \
@@ -364,6 +375,10 @@ static const struct command commands[] = {
 			{"compress", ARG_STRING, false, "lz4 or none, for new pages"}}},
 	{"destroy", BY_OPERATOR, "Drop every pool of a client", run_destroy,
 		{CLIENT, {"force", ARG_BOOLEAN, false, "persistent pages too"}}},
+	{"shared-auth", BY_OPERATOR, "Who may join which shared pool", run_shared_auth,
+		{{"action", ARG_STRING, true, "add, remove (connections end) or list"},
+			{"uuid", ARG_STRING, false, "of the pool; for add and remove"},
+			{"uid", ARG_INTEGER, false, "of the user; for add and remove"}}},
 	{"query-schema", BY_ANYBODY, "This table", run_query_schema, {{0}}},
 	{"help", BY_ANYBODY, "The same as query-schema", run_query_schema, {{0}}},
 };
@@ -374,6 +389,9 @@ static const struct {
 	{"release", "data: bytes, ticket. Release so much ephemeral memory, answer with released"},
 	{"shrink", "The grant is below what is used: release ephemeral memory down to it"},
 	{"destroy", "Drop every pool for good, close the connection, do not join again"},
+	{"sharer",
+		"data: uid. To a shared pool's server: serve the socket that comes with this; "
+		"without one, end that user's connections"},
 };
 
 static json_t *describe_command(const struct command *command)

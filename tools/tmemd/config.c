@@ -39,6 +39,7 @@ static const struct setting settings[] = {
 /* Values as text, so that all sources can be read before one of them is believed. */
 struct texts {
 	char *socket, *limit, *reserve;
+	struct tm_auths auths; /* of shared-auth, which only the file has, any number of times */
 };
 
 static void texts_free(struct texts *t)
@@ -46,6 +47,7 @@ static void texts_free(struct texts *t)
 	free(t->socket);
 	free(t->limit);
 	free(t->reserve);
+	tm_auths_free(&t->auths);
 }
 
 static char **texts_slot(struct texts *t, const char *key)
@@ -90,6 +92,20 @@ struct file_reader {
 	char error[200]; /* the first one */
 };
 
+/* shared-auth = UUID USER... */
+static int file_auth(struct file_reader *r, const char *value)
+{
+	char why[100];
+	int rc = tm_auths_parse(&r->texts->auths, value, true, why, sizeof(why));
+
+	if (rc == 0)
+		return 1;
+	snprintf(
+		r->error, sizeof(r->error), "shared-auth: %s", rc == -EINVAL ? why : strerror(-rc));
+	r->failed = true;
+	return 0;
+}
+
 /* A line of the file, from inih. 1 to go on. */
 static int file_line(void *opaque, const char *section, const char *key, const char *value)
 {
@@ -99,6 +115,8 @@ static int file_line(void *opaque, const char *section, const char *key, const c
 
 	if (r->failed)
 		return 0;
+	if (!*section && strcmp(key, "shared-auth") == 0)
+		return file_auth(r, value);
 	if (*section)
 		snprintf(r->error, sizeof(r->error), "unknown section [%.60s]", section);
 	else if (!slot)
@@ -254,6 +272,8 @@ int tm_config_read(int argc, char **argv, struct tm_config *ret_config, int *ret
 			tm_size_parse(reserve, &config.reserve);
 		config.foreground = cl.foreground;
 		config.idle_seconds = cl.idle_seconds;
+		config.auths = file.auths;
+		file.auths = (struct tm_auths){0};
 		config.socket = tm_socket_path(cl.texts.socket ? cl.texts.socket
 				: env && *env                  ? NULL
 							       : file.socket);
@@ -273,4 +293,5 @@ void tm_config_free(struct tm_config *config)
 {
 	free(config->socket);
 	config->socket = NULL;
+	tm_auths_free(&config->auths);
 }

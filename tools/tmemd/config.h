@@ -8,13 +8,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "tools/tmemd/auth.h"
+
 #define TM_CONFIG_FILE  "/etc/tmem/tmemd.conf"
 #define TM_IDLE_SECONDS 10
 
 struct tm_config {
-	char *socket;     /* malloc'ed */
-	uint64_t limit;   /* bytes all clients together may have */
-	uint64_t reserve; /* bytes of available memory that tmem leaves alone */
+	char *socket;          /* malloc'ed */
+	uint64_t limit;        /* bytes all clients together may have */
+	uint64_t reserve;      /* bytes of available memory that tmem leaves alone */
+	struct tm_auths auths; /* who may join which shared pool */
 	bool foreground;
 	unsigned int idle_seconds; /* 0: stay for ever; else end after so long without anybody */
 };

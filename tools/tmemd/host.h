@@ -18,11 +18,13 @@
 #include "tools/tmemd/registry.h"
 
 LIST_HEAD(tm_wait_list, tm_wait);
+struct tm_door;
 
 struct tm_host {
 	struct tm_config config;
 	struct tm_registry *registry;
 	struct tm_wait_list waits; /* commands that wait for clients */
+	struct tm_door *door;      /* to shared pools; NULL: it could not be opened */
 	uint64_t total;            /* bytes to divide; as of the last lease */
 	bool all_frozen;           /* clients that join are frozen too */
 	bool sessions_ready;       /* a session has work that no event will announce */

@@ -13,9 +13,11 @@
 #include "core/util.h"
 #include "tools/tmemd/config.h"
 #include "tools/tmemd/daemon.h"
+#include "tools/tmemd/door.h"
 #include "tools/tmemd/host.h"
 #include "tools/tmemd/listen.h"
 #include "tools/tmemd/log.h"
+#include "tools/tmemd/pool_main.h"
 #include "tools/tmemd/server.h"
 
 static void block_signals(void)
@@ -28,6 +30,17 @@ static void block_signals(void)
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
+	signal(SIGCHLD, SIG_IGN); /* servers of shared pools come and go by themselves */
+}
+
+/* Without it there are no shared pools, and that is all. */
+static void open_door(struct tm_host *host)
+{
+	int rc = tm_door_open(host, &host->door);
+
+	if (rc < 0)
+		tm_log("%s%s: %s: shared pools cannot be joined", host->config.socket,
+			TM_PROTO_DOOR, strerror(-rc));
 }
 
 static int serve(struct tm_host *host, struct tm_listen *listen)
@@ -39,9 +52,12 @@ static int serve(struct tm_host *host, struct tm_listen *listen)
 		tm_size_format(host->config.limit, limit),
 		tm_size_format(host->config.reserve, reserve));
 	if (rc == 0)
+		open_door(host);
+	if (rc == 0)
 		rc = tm_server_run(host, tm_listen_fd(listen));
 	if (rc < 0)
 		tm_log("%s", strerror(-rc));
+	tm_door_close(host->door);
 	tm_registry_free(host->registry);
 	return rc < 0;
 }
@@ -52,6 +68,8 @@ int main(int argc, char **argv)
 	struct tm_listen *listen = NULL;
 	int status = 0, ready_fd = -1, rc = 0;
 
+	if (argc == 3 && strcmp(argv[1], TM_POOL_OPTION) == 0)
+		return tm_pool_main(argv[2]);
 	if (tm_config_read(argc, argv, &host.config, &status))
 		return status;
 	if (!host.config.foreground) {

@@ -109,14 +109,22 @@ void tm_session_send(struct tm_session *session, json_t *message)
 	tm_session_send_fd(session, message, -1);
 }
 
-bool tm_session_event(struct tm_session *session, const char *event, json_t *data)
+bool tm_session_event_fd(struct tm_session *session, const char *event, json_t *data, int fd)
 {
 	if (!session || session->dead || tm_conn_queued(session->conn) > 0) {
 		json_decref(data);
 		return false;
 	}
-	tm_session_send(session, tm_proto_event(event, data));
+	tm_session_send_fd(session, tm_proto_event(event, data), fd);
+	/* It was borrowed for as long as it is queued, and the caller closes it now. */
+	if (fd >= 0 && tm_conn_queued(session->conn) > 0)
+		session->dead = true;
 	return !session->dead;
+}
+
+bool tm_session_event(struct tm_session *session, const char *event, json_t *data)
+{
+	return tm_session_event_fd(session, event, data, -1);
 }
 
 /* Answer a line that is no message. False when nothing more can be read from this peer. */

@@ -54,6 +54,9 @@ void tm_session_send_fd(struct tm_session *session, json_t *message, int fd);
  * queued for those that do not listen. Steals `data`. */
 bool tm_session_event(struct tm_session *session, const char *event, json_t *data);
 
+/* The same with a descriptor, which stays the caller's. */
+bool tm_session_event_fd(struct tm_session *session, const char *event, json_t *data, int fd);
+
 /* --- for commands.c and wait.c --------------------------------------------------------------- */
 
 /* The descriptor that came with the request, now the caller's; -1: none. */
