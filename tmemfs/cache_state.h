@@ -19,6 +19,8 @@ struct tm_cache {
 	int pool;
 	unsigned int page_shift;
 	size_t page_size;
+	bool shared; /* the pool has other users; then `scope` is part of every object's name */
+	struct tm_scope scope;
 	struct tm_putq *queue;    /* NULL once quiesced */
 	pthread_key_t buffer_key; /* each thread's struct tm_buffer, see cache_read.c */
 

@@ -36,6 +36,7 @@ enum kind {
 	KIND_NUMBER,      /* unsigned int, at most `max` */
 	KIND_SECONDS,     /* double */
 	KIND_TEXT,        /* const char * */
+	KIND_UUID,        /* the same */
 };
 
 struct row {
@@ -63,6 +64,8 @@ static const struct row rows[] = {
 		"most requests served at once (default 16)"},
 	{"name", KIND_TEXT, FIELD(name), 0, 0, "NAME",
 		"what tmemctl and tmemstat call this mount (default: the mount point)"},
+	{"share", KIND_UUID, FIELD(share), 0, 0, "UUID",
+		"keep pages in the shared pool UUID of the host, for all who may join it"},
 	{"socket", KIND_TEXT, FIELD(socket), 0, 0, "PATH",
 		"control socket of the host, or \"none\" (the same as -S)"},
 	{"ro", KIND_PASSED, 0, 0, 0, "", "mount read-only"},
@@ -163,6 +166,7 @@ static int set_value(struct tm_fs_options *options, const struct row *row, const
 	void *field = (char *)options + row->offset;
 	unsigned long long number;
 	double seconds;
+	struct tm_uuid uuid;
 	char *end;
 
 	if (!*value)
@@ -186,6 +190,10 @@ static int set_value(struct tm_fs_options *options, const struct row *row, const
 			return -EINVAL;
 		*(double *)field = seconds;
 		return 0;
+	case KIND_UUID:
+		if (tm_uuid_parse(value, &uuid) < 0)
+			return -EINVAL;
+		/* fall through */
 	default:
 		*(char **)field = strdup(value);
 		return *(char **)field ? 0 : -ENOMEM;
@@ -312,6 +320,9 @@ enum tm_parsed tm_fs_options_parse(int argc, char **argv, struct tm_fs_options *
 	if (parsed == TM_PARSED_RUN && argc - optind != 2)
 		parsed = argc - optind > 2 ? usage("unexpected argument", argv[optind + 2])
 					   : usage("BACKING and MOUNTPOINT are needed", NULL);
+	if (parsed == TM_PARSED_RUN && options.share && options.limit)
+		parsed = usage(
+			"limit is no option of a shared pool: tmemctl set UUID cap=SIZE", NULL);
 	if (parsed != TM_PARSED_RUN) {
 		free(options.mount_options);
 		return parsed;
