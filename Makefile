@@ -88,6 +88,7 @@ $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/libtmem.a
 	$(call link,,-lcmocka $(CRYPTO_LIBS))
 $(B)/tests/test_policy: $(B)/obj/tools/tmemd/policy.o
 $(B)/tests/test_machine: $(addprefix $(B)/obj/tools/tmemd/,machine.o cgroup.o)
+$(B)/tests/test_remote: $(B)/obj/tools/tmemd/pool.o
 $(B)/tests/test_fallback: $(addprefix $(B)/obj/nbd-plugin/,fallback.o state.o crypt.o)
 $(B)/tests/test_known: $(addprefix $(B)/obj/tmemfs/,known.o version.o)
 $(B)/tests/test_readahead: $(B)/obj/tmemfs/readahead.o

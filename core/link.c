@@ -4,7 +4,7 @@
  *
  * One thread, one loop; every wait also polls `stop_fd`, so that stopping never waits for the host:
  *
- *      link_run:  dial -> (nobody there) host_start, back off, dial
+ *      link_run:  dial -> (nobody there) host_start, back off, dial      (or: wait to be called)
  *                  |
  *                 join -> (refused, other version) back off, dial
  *                  |
@@ -33,6 +33,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/un.h>
 
 #include "core/host_start.h"
@@ -67,12 +68,13 @@ static void count(_Atomic uint64_t *counter)
 	atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
 }
 
-/* False when the link has to stop. */
+/* False when the link has to stop. A signal that glibc sends to every thread, for setuid(), ends it
+ * sooner. */
 static bool link_sleep(struct tm_link *link, int ms)
 {
 	struct pollfd fd = {link->stop_fd, POLLIN, 0};
 
-	return poll(&fd, 1, ms) == 0;
+	return poll(&fd, 1, ms) <= 0;
 }
 
 /* Read the greeting. 0; -EPROTO another version, or no host at all; errors of tm_conn_receive. */
@@ -192,6 +194,9 @@ static int link_handle(struct tm_link *link, struct tm_conn *conn, const json_t 
 		link_transfer(link, conn, data, *event == 'r');
 	if (strcmp(event, "resume") == 0 && ops->resume)
 		ops->resume(ops->opaque);
+	if (strcmp(event, "sharer") == 0 && link->params.sharer)
+		link->params.sharer(ops->opaque, tm_conn_take_fd(conn),
+			(uid_t)json_integer_value(json_object_get(data, "uid")));
 	if (strcmp(event, "destroy") == 0) {
 		if (ops->destroy)
 			ops->destroy(ops->opaque);
@@ -283,12 +288,29 @@ static int link_serve(struct tm_link *link, struct tm_conn *conn)
 	}
 }
 
+/* Wait for a host to call. Errors of tm_conn_open; -ECANCELED. */
+static int link_accept(struct tm_link *link, struct tm_conn **ret_conn)
+{
+	struct pollfd fds[] = {{link->params.listen_fd, POLLIN, 0}, {link->stop_fd, POLLIN, 0}};
+	int fd;
+
+	while (poll(fds, TM_ARRAY_SIZE(fds), -1) < 0)
+		if (errno != EINTR)
+			return -errno;
+	if (fds[1].revents)
+		return -ECANCELED;
+	fd = accept4(link->params.listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0)
+		return -errno;
+	return tm_conn_open(fd, TM_PROTO_REPLY_MAX, TM_PROTO_LINE_MAX, ret_conn);
+}
+
 /* One connection from dial to end. Returns why it ended; *ret_joined tells whether it ever worked.
  */
 static int link_attempt(struct tm_link *link, bool *ret_joined)
 {
 	struct tm_conn *conn;
-	int rc = tm_conn_dial(link->socket, &conn);
+	int rc = link->params.sharer ? link_accept(link, &conn) : tm_conn_dial(link->socket, &conn);
 
 	if (rc < 0)
 		return rc;

@@ -14,6 +14,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "core/tmem.h"
 
@@ -65,6 +66,12 @@ struct tm_link_params {
 	uint32_t weight;    /* 0: the host's default */
 	int ledger_fd;      /* borrowed: must stay open until tm_link_stop() */
 	bool start_host;    /* run tmemd when nothing listens */
+
+	/* For the server of a shared pool. Not NULL: a host connects to us, on listen_fd
+	 * (borrowed), and none is dialled. Called like those of `ops`: a sharer of user `uid` is at
+	 * the other end of `fd`, the callee's; or, with -1, that user is no longer let in. */
+	void (*sharer)(void *opaque, int fd, uid_t uid);
+	int listen_fd;
 
 	/* What the host shall keep when this process dies without tm_link_stop(): the mapping of
 	 * the store and the front end's own state. Borrowed like ledger_fd; -1: nothing. */

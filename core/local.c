@@ -27,6 +27,7 @@ struct local {
 	struct tm_link *link; /* NULL: no host wanted */
 	_Atomic bool destroyed;
 	void (*on_destroyed)(void *opaque);
+	void (*on_sharer)(void *opaque, int fd, uid_t uid);
 	void *opaque;
 };
 
@@ -55,6 +56,24 @@ static int local_get(
 	struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index, void *ret_page)
 {
 	return tm_store_get(store_of(t), pool, oid, index, ret_page);
+}
+
+static int local_get_many(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index,
+	uint32_t count, void *ret_pages, bool *ret_missed)
+{
+	struct local *l = (struct local *)t;
+	uint32_t flags = pool >= 0 && pool < TM_POOLS_MAX ? l->ledger->pools[pool].flags : 0;
+	size_t page_bytes = (size_t)TM_PAGE_SIZE
+		<< ((flags & TM_POOL_ORDER_MASK) >> TM_POOL_ORDER_SHIFT);
+	int hits = 0, rc = 0;
+
+	for (uint32_t i = 0; i < count; i++) {
+		rc = tm_store_get(
+			l->store, pool, oid, index + i, (char *)ret_pages + i * page_bytes);
+		ret_missed[i] = rc < 0;
+		hits += rc == 0;
+	}
+	return hits == 0 && rc < 0 && rc != -ENOENT && rc != -EIO ? rc : hits;
 }
 
 static int local_flush_page(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index)
@@ -116,6 +135,7 @@ static const struct tmem_ops local_ops = {
 	.destroy_pool = local_destroy_pool,
 	.put = local_put,
 	.get = local_get,
+	.get_many = local_get_many,
 	.flush_page = local_flush_page,
 	.flush_object = local_flush_object,
 	.read = local_read,
@@ -205,6 +225,13 @@ static void on_resume(void *opaque)
 	struct local *l = opaque;
 
 	tm_store_resume(l->store);
+}
+
+static void on_sharer(void *opaque, int fd, uid_t uid)
+{
+	struct local *l = opaque;
+
+	l->on_sharer(l->opaque, fd, uid);
 }
 
 /* --- opening ---------------------------------------------------------------------------------- */
@@ -310,10 +337,12 @@ static int start_link(
 		.store_fd = params->survive ? tm_store_fd(l->store) : -1,
 		.state_fd = state_fd,
 		.successor = successor,
+		.sharer = params->on_sharer ? on_sharer : NULL,
+		.listen_fd = params->listen_fd,
 		.ops = {on_release, on_shrink, on_destroy, on_transfer, on_resume, l},
 	};
 
-	return wants_host(params->socket) ? tm_link_start(&link, &l->link) : 0;
+	return link.sharer || wants_host(params->socket) ? tm_link_start(&link, &l->link) : 0;
 }
 
 int tm_open(const struct tm_open_params *params, struct tmem **ret_tmem)
@@ -332,6 +361,7 @@ int tm_open(const struct tm_open_params *params, struct tmem **ret_tmem)
 		return -ENOMEM;
 	l->tmem.ops = &local_ops;
 	l->on_destroyed = params->on_destroyed;
+	l->on_sharer = params->on_sharer;
 	l->opaque = params->opaque;
 	rc = tm_ledger_create(&l->ledger, &l->ledger_fd);
 	if (rc < 0)

@@ -35,6 +35,15 @@ static int none_get(
 	return -ENOSYS;
 }
 
+static int none_get_many(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index,
+	uint32_t count, void *ret_pages, bool *ret_missed)
+{
+	(void)t, (void)pool, (void)oid, (void)index, (void)ret_pages;
+	for (uint32_t i = 0; i < count; i++)
+		ret_missed[i] = true;
+	return -ENOSYS;
+}
+
 static int none_flush_page(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index)
 {
 	(void)t, (void)pool, (void)oid, (void)index;
@@ -90,6 +99,7 @@ static const struct tmem_ops none_ops = {
 	.destroy_pool = none_destroy_pool,
 	.put = none_put,
 	.get = none_get,
+	.get_many = none_get_many,
 	.flush_page = none_flush_page,
 	.flush_object = none_flush_object,
 	.read = none_read,

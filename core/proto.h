@@ -26,6 +26,7 @@
 #define TM_PROTO_LINE_MAX  (1u << 20)  /* bytes of a line the host or a client takes */
 #define TM_PROTO_REPLY_MAX (16u << 20) /* bytes of a reply: a list of every client and pool */
 #define TM_PROTO_TEXT_MAX  192         /* bytes of an error's desc, with the NUL */
+#define TM_PROTO_DOOR      ".share"    /* after the control socket's path: where sharers knock */
 
 /* Error classes: stable words for programs; the desc beside them is for people. */
 #define TM_ERRORS(X)                                                                               \

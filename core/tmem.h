@@ -34,6 +34,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "core/stats.h"
 
@@ -68,6 +69,12 @@ struct tm_uuid {
 	uint64_t lo, hi;
 };
 
+/* "c9e1a2f0-....": 32 hexadecimal digits in groups of 8-4-4-4-12, of any case. 0; -EINVAL for
+ * anything else, and for the one that is all zeros. */
+#define TM_UUID_TEXT_MAX 37 /* with the NUL */
+int tm_uuid_parse(const char *text, struct tm_uuid *ret_uuid);
+const char *tm_uuid_format(const struct tm_uuid *uuid, char buf[static TM_UUID_TEXT_MAX]);
+
 /* All ones is no object: every call refuses it with -EINVAL. */
 struct tm_oid {
 	uint64_t w[3];
@@ -91,9 +98,10 @@ struct tm_usage {
 };
 
 /*
- * What a tmem can do. Implementations: none (every call -ENOSYS) and local (a store in this
- * process). Every call copies, is thread safe, keeps no pointer, and blocks no longer than
- * one page's codec plus the moving of one segment. `page` is 4 KiB << order bytes.
+ * What a tmem can do. Implementations: none (every call -ENOSYS), local (a store in this process)
+ * and remote (a shared pool in a process of its own). Every call copies, is thread safe, keeps no
+ * pointer, and blocks no longer than one page's codec plus the moving of one segment, a remote one
+ * also for TM_SHARE_PATIENCE_MS when its server is stuck. `page` is 4 KiB << order bytes.
  *
  * Errors of every call that takes them: -ENOENT no such pool, -EINVAL the invalid object id.
  */
@@ -102,7 +110,8 @@ struct tmem_ops {
 
 	/* Make a pool. Returns its id (>= 0, the lowest free), or: -EINVAL unknown spec version,
 	 * order > TM_ORDER_MAX, reserved bits or attributes, bad name; -EOPNOTSUPP PRECOMPRESSED,
-	 * SHARED with PERSIST; -EACCES SHARED without authority; -ENFILE all ids taken; -ENOMEM. */
+	 * SHARED with PERSIST; -EACCES SHARED without authority; -ENFILE all ids taken; -ENOMEM.
+	 * Those of tm_open_shared() are named there. */
 	int (*new_pool)(struct tmem *t, const struct tm_pool_params *params);
 
 	/* Drop the pool and all its pages; the memory is back when this returns, the id is free. */
@@ -117,6 +126,12 @@ struct tmem_ops {
 	 * overwritten on a failure too; its content then means nothing. */
 	int (*get)(
 		struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index, void *ret_page);
+
+	/* Copy `count` pages, from `index` on, out to one after the other; ret_missed[i] tells
+	 * which of them are not there, for whatever reason. The number of those that are; or an
+	 * error, and then all are missed. */
+	int (*get_many)(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index,
+		uint32_t count, void *ret_pages, bool *ret_missed);
 
 	/* Forget one page, or every page of an object. 0 whether or not there was one. */
 	int (*flush_page)(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index);
@@ -230,6 +245,12 @@ struct tm_open_params {
 	bool survive;
 	int (*state)(void *opaque, int predecessor_fd);
 
+	/* For the server of a shared pool. Not NULL: a host calls on `listen_fd` (borrowed), and
+	 * none is dialled. A sharer of user `uid` is at the other end of `fd`, the callee's; or,
+	 * with -1, that user is no longer let in. From the host link's thread. */
+	void (*on_sharer)(void *opaque, int fd, uid_t uid);
+	int listen_fd;
+
 	/* An operator destroyed this client (`tmemctl destroy`): its pools are gone for good and
 	 * every call says -ENOENT. Called once, from the host link's thread, after the fact. May be
 	 * NULL. */
@@ -261,6 +282,33 @@ uint64_t tm_limit_default(void);
  * errno of memfd_create, mmap, pthread_create.
  */
 int tm_open(const struct tm_open_params *params, struct tmem **ret_tmem);
+
+/* How long a call waits for a shared pool's server that is stuck; then it is a miss or refused. */
+#define TM_SHARE_PATIENCE_MS 10000
+
+struct tm_shared_params {
+	const char *socket; /* of the host, as in struct tm_open_params; "none" is -EINVAL */
+	bool start_host;    /* start tmemd when nothing answers on the socket */
+
+	/* As in struct tm_open_params; from a thread of its own. */
+	void (*on_destroyed)(void *opaque);
+	void *opaque;
+};
+
+/*
+ * Open the remote implementation, which has one pool at most: new_pool joins the shared pool that
+ * its `uuid` names, for which it needs TM_POOL_SHARED; TM_POOL_RETAIN is implied. It waits for the
+ * host, at most some seconds. Its errors, beside those of every new_pool: -EACCES the host does not
+ * let this user in; -EEXIST the pool has other flags or attributes; -EUSERS it has as many sharers
+ * as it can; -ENOENT, -ECONNREFUSED no host; -EPROTO a host of another version; -ETIMEDOUT, -EAGAIN
+ * a host or server too busy to answer; -errno. What is stored belongs to all sharers: it may come
+ * from any of them and outlives each.
+ *
+ * When the server is gone, gets miss and puts are refused until it is back; a thread sees to that.
+ * 0 and *ret_tmem, which the caller closes with ops->close; -ENAMETOOLONG; -EINVAL; -ENOMEM;
+ * -errno.
+ */
+int tm_open_shared(const struct tm_shared_params *params, struct tmem **ret_tmem);
 
 /* The implementation that has no memory: every call says -ENOSYS. Static; close does nothing. */
 struct tmem *tm_none(void);

@@ -19,6 +19,9 @@
  *      are not put afterwards: the flush before the change needs no other one after it.
  *   3. A stat teaches something only if its moment's epoch still is the inode's.
  *   4. `oid` belongs to the validator: a version that moved on never finds it again.
+ *   5. In a shared pool an object is not used after a change of our own: others may still read the
+ *      file as it was and put that, and our epoch does not keep them from it. The next stat that
+ * can be trusted begins another object.
  *
  * Locking: one of TM_STRIPES read-write locks guards an inode's version. Order: stripe, then
  * whatever tmem locks inside. The table's lock is never taken under a stripe.
@@ -79,13 +82,22 @@ static void invalidate_locked(struct tm_cache *cache, struct tm_inode *inode)
 	v->trust_ns = 0;
 }
 
+/* The object of the inode's content as of `validator`. */
+static struct tm_oid object_of(const struct tm_cache *cache, const struct tm_inode *inode,
+	const struct tm_validator *validator)
+{
+	size_t len;
+	const void *identity = tm_inode_identity(inode, &len);
+	uint64_t dev = cache->shared ? tm_scope_dev(&cache->scope, inode->dev) : inode->dev;
+
+	return tm_version_oid(dev, inode->ino, identity, len, validator);
+}
+
 /* Begin a new version with what stat said. */
 static void adopt_locked(struct tm_cache *cache, struct tm_inode *inode,
 	const struct tm_validator *validator, int64_t wall_ns)
 {
 	struct tm_version *v = &inode->version;
-	const void *identity;
-	size_t len;
 
 	drop_object_locked(cache, inode);
 	v->epoch++;
@@ -95,10 +107,8 @@ static void adopt_locked(struct tm_cache *cache, struct tm_inode *inode,
 	v->known = true;
 	v->written = false;
 	v->cacheable = wall_ns >= v->trust_ns;
-	if (v->cacheable) {
-		identity = tm_inode_identity(inode, &len);
-		v->oid = tm_version_oid(inode->dev, inode->ino, identity, len, validator);
-	}
+	if (v->cacheable)
+		v->oid = object_of(cache, inode, validator);
 }
 
 struct tm_moment tm_cache_moment(struct tm_cache *cache, struct tm_inode *inode)
@@ -256,6 +266,8 @@ void tm_cache_change_begin(
 		cache->tm->ops->flush_object(cache->tm, cache->pool, &v->oid);
 	else
 		flush_range_locked(cache, v, off, len);
+	if (cache->shared)
+		v->cacheable = false; /* invariant 5 */
 	pthread_rwlock_unlock(lock);
 }
 
@@ -315,12 +327,27 @@ static void on_destroyed(void *opaque)
 	atomic_store(&cache->destroyed, true);
 }
 
+static int open_tmem(struct tm_cache *cache, const struct tm_cache_params *params)
+{
+	struct tm_open_params own = params->open;
+	struct tm_shared_params shared = {
+		.socket = own.socket,
+		.start_host = own.start_host,
+		.on_destroyed = on_destroyed,
+		.opaque = cache,
+	};
+
+	own.on_destroyed = on_destroyed;
+	own.opaque = cache;
+	return params->shared ? tm_open_shared(&shared, &cache->tm) : tm_open(&own, &cache->tm);
+}
+
 int tm_cache_open(const struct tm_cache_params *params, struct tm_cache **ret_cache)
 {
 	struct tm_cache *cache = calloc(1, sizeof(*cache));
-	struct tm_open_params open_params = params->open;
 	struct tm_pool_params pool = {
-		.flags = tm_pool_flags(0, params->order),
+		.uuid = params->share,
+		.flags = tm_pool_flags(params->shared ? TM_POOL_SHARED : 0, params->order),
 		.attrs = TM_POOL_RETAIN,
 		.name = params->open.name,
 	};
@@ -336,9 +363,9 @@ int tm_cache_open(const struct tm_cache_params *params, struct tm_cache **ret_ca
 	rc = -pthread_key_create(&cache->buffer_key, tm_cache_buffer_free);
 	if (rc < 0)
 		goto fail_key;
-	open_params.on_destroyed = on_destroyed;
-	open_params.opaque = cache;
-	rc = tm_open(&open_params, &cache->tm);
+	cache->shared = params->shared;
+	cache->scope = params->scope;
+	rc = open_tmem(cache, params);
 	if (rc < 0)
 		goto fail_open;
 	rc = cache->tm->ops->new_pool(cache->tm, &pool);

@@ -16,12 +16,17 @@
 #include "core/tmem.h"
 #include "tmemfs/inode.h"
 #include "tmemfs/readahead.h"
+#include "tmemfs/scope.h"
 
 #define TM_READ_MAX (1u << 20) /* longest read of one call */
 
 struct tm_cache;
 
 struct tm_cache_params {
+	bool shared;           /* in a pool of the host that others use, too: */
+	struct tm_uuid share;  /* this one; of `open` only socket and start_host matter */
+	struct tm_scope scope; /* tells our backing from those of others */
+
 	struct tm_open_params open; /* opaque and on_destroyed are set by the cache */
 	unsigned int order;         /* pages of 4 KiB << order */
 	uint64_t file_max;          /* files longer than this are not cached */
@@ -29,7 +34,8 @@ struct tm_cache_params {
 	unsigned int workers;       /* threads that put */
 };
 
-/* Starts threads: call after the last fork. 0, or the errors of tm_open, new_pool, and -ENOMEM. */
+/* Starts threads: call after the last fork. 0, or the errors of tm_open or tm_open_shared, of
+ * new_pool, and -ENOMEM. */
 int tm_cache_open(const struct tm_cache_params *params, struct tm_cache **ret_cache);
 
 /* Drop the puts that wait, and wait for those under way: from here on the cache refers to no inode.

@@ -150,8 +150,17 @@ static struct tm_version usable_version(
 	return snapshot(cache, inode);
 }
 
-/* Copy what the request wants of page `i` of the buffer out of tmem. */
-static bool page_get(struct tm_cache *cache, const struct tm_version *v, struct tm_buffer *b,
+/* Does the request want all there is of page `i`? */
+static bool is_whole(const struct tm_cache *cache, const struct tm_version *v,
+	const struct tm_buffer *b, unsigned int i, int64_t off, int64_t end)
+{
+	int64_t start = (int64_t)(b->first + i) << cache->page_shift;
+
+	return start >= off && (start + (int64_t)cache->page_size <= end || end == v->size);
+}
+
+/* Copy what the request wants of page `i` of the buffer out of tmem, which is not all of it. */
+static bool part_get(struct tm_cache *cache, const struct tm_version *v, struct tm_buffer *b,
 	unsigned int i, int64_t off, int64_t end)
 {
 	struct tmem *tm = cache->tm;
@@ -160,13 +169,28 @@ static bool page_get(struct tm_cache *cache, const struct tm_version *v, struct 
 	uint32_t index = (uint32_t)(b->first + i), skip;
 	char *page = b->data + ((size_t)i << cache->page_shift);
 
-	if (start >= off && (stop <= end || end == v->size))
-		return tm->ops->get(tm, cache->pool, &v->oid, index, page) == 0;
 	start = TM_MAX(start, off);
 	stop = TM_MIN(stop, end);
 	skip = (uint32_t)(start & (int64_t)(cache->page_size - 1));
 	return tm->ops->read(tm, cache->pool, &v->oid, index, skip, (uint32_t)(stop - start),
 		       page + skip) == 0;
+}
+
+/* Copy what tmem has of the first `count` pages out of it, whole pages in one call, and note what
+ * it lacks. */
+static void pages_get(struct tm_cache *cache, const struct tm_version *v, struct tm_buffer *b,
+	unsigned int count, int64_t off, int64_t end)
+{
+	for (unsigned int i = 0, n; i < count; i = n) {
+		for (n = i; n < count && is_whole(cache, v, b, n, off, end);)
+			n++;
+		if (n > i)
+			(void)cache->tm->ops->get_many(cache->tm, cache->pool, &v->oid,
+				(uint32_t)(b->first + i), n - i,
+				b->data + ((size_t)i << cache->page_shift), b->missed + i);
+		else
+			b->missed[n++] = !part_get(cache, v, b, i, off, end);
+	}
 }
 
 /*
@@ -217,8 +241,8 @@ int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, struct tm_sour
 	ahead = slow(cache);
 	if (ahead)
 		tm_readahead_meet(cache->ahead, inode, off, (size_t)(end - off));
+	pages_get(cache, &v, b, b->pages, off, end);
 	for (unsigned int i = 0; i < b->pages; i++) {
-		b->missed[i] = !page_get(cache, &v, b, i, off, end);
 		hits |= !b->missed[i];
 		misses |= b->missed[i];
 	}
@@ -298,9 +322,11 @@ bool tm_cache_ahead(
 		return false;
 	b->first = (uint64_t)off >> cache->page_shift;
 	b->pages = (unsigned int)(((uint64_t)(end - 1) >> cache->page_shift) - b->first + 1);
-	while (b->pages > 0 && page_get(cache, &v, b, 0, off, end)) {
+	for (; b->pages > 0; b->pages--) {
+		pages_get(cache, &v, b, 1, off, end);
+		if (b->missed[0])
+			break;
 		b->first++;
-		b->pages--;
 		off = (int64_t)b->first << cache->page_shift;
 	}
 	if (b->pages == 0)

@@ -157,6 +157,30 @@ static void client_name(const struct run *run, char ret_name[static TM_NAME_MAX 
 			*p = '_';
 }
 
+/* What an error of tm_open_shared() means to who mounts. */
+static const char *share_reason(int rc)
+{
+	switch (rc) {
+	case -EACCES:
+		return "this user may not (tmemctl shared-auth add)";
+	case -EEXIST:
+		return "it has pages of another size (option order)";
+	case -EUSERS:
+		return "it has as many sharers as it can";
+	case -EINVAL:
+		return "there is no host without a socket";
+	case -ENOENT:
+	case -ECONNREFUSED:
+		return "no host answers on the socket";
+	case -EPROTO:
+		return "the host speaks another version";
+	case -EAGAIN:
+		return "the host is too busy";
+	default:
+		return strerror(-rc);
+	}
+}
+
 static int open_cache(struct run *run)
 {
 	char name[TM_NAME_MAX + 1];
@@ -176,17 +200,29 @@ static int open_cache(struct run *run)
 		.file_max = run->options.file_max,
 		.queue_bytes = run->options.queue,
 		.workers = (unsigned int)workers,
+		.shared = run->options.share != NULL,
 	};
 	sigset_t all, old;
-	int rc;
+	int rc = 0;
 
 	client_name(run, name);
+	if (params.shared) {
+		(void)tm_uuid_parse(run->options.share, &params.share);
+		rc = tm_scope_of(run->root_fd, &params.scope);
+		if (rc < 0) {
+			complain("cannot share what is read from", run->backing,
+				"nothing tells its file system from others");
+			return rc;
+		}
+	}
 	/* Signals are for the main thread: the core's threads inherit this. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	rc = tm_cache_open(&params, &run->mount.cache);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (rc < 0)
+	if (rc < 0 && params.shared)
+		complain("cannot join shared pool", run->options.share, share_reason(rc));
+	else if (rc < 0)
 		complain("cannot open tmem for", run->mountpoint, strerror(-rc));
 	return rc;
 }

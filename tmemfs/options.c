@@ -43,6 +43,7 @@ enum kind {
 	KIND_CONSISTENCY, /* the timeouts, and whether an open asks */
 	KIND_TEXT,        /* const char * */
 	KIND_LIST,        /* const char *[TM_EXCLUDE_MAX + 1], one more each time */
+	KIND_UUID,        /* the same */
 };
 
 struct row {
@@ -84,6 +85,8 @@ static const struct row rows[] = {
 		"most requests served at once (default 128)"},
 	{"name", KIND_TEXT, FIELD(name), 0, 0, "NAME",
 		"what tmemctl and tmemstat call this mount (default: the mount point)"},
+	{"share", KIND_UUID, FIELD(share), 0, 0, "UUID",
+		"keep pages in the shared pool UUID of the host, for all who may join it"},
 	{"socket", KIND_TEXT, FIELD(socket), 0, 0, "PATH",
 		"control socket of the host, or \"none\" (the same as -S)"},
 	{"ro", KIND_PASSED, 0, 0, 0, "", "mount read-only"},
@@ -233,6 +236,7 @@ static int set_value(struct tm_fs_options *options, const struct row *row, const
 	void *field = (char *)options + row->offset;
 	unsigned long long number;
 	double seconds;
+	struct tm_uuid uuid;
 	char *end;
 
 	if (!*value)
@@ -261,6 +265,10 @@ static int set_value(struct tm_fs_options *options, const struct row *row, const
 		return set_consistency(options, value);
 	case KIND_LIST:
 		return append(field, value);
+	case KIND_UUID:
+		if (tm_uuid_parse(value, &uuid) < 0)
+			return -EINVAL;
+		/* fall through */
 	default:
 		*(char **)field = strdup(value);
 		return *(char **)field ? 0 : -ENOMEM;
@@ -399,6 +407,9 @@ enum tm_parsed tm_fs_options_parse(int argc, char **argv, struct tm_fs_options *
 			: usage(options.recover ? "MOUNTPOINT is needed"
 						: "BACKING and MOUNTPOINT are needed",
 				  NULL);
+	if (parsed == TM_PARSED_RUN && options.share && options.limit)
+		parsed = usage(
+			"limit is no option of a shared pool: tmemctl set UUID cap=SIZE", NULL);
 	if (parsed != TM_PARSED_RUN) {
 		free(options.mount_options);
 		return parsed;

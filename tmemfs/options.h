@@ -16,6 +16,7 @@ struct tm_fs_options {
 	const char *mountpoint;
 	const char *socket;  /* NULL: the default */
 	const char *name;    /* NULL: made from the mount point */
+	const char *share;   /* NULL: a cache of its own; else a UUID */
 	char *mount_options; /* for libfuse, "" or "ro,allow_other"; malloc'ed */
 
 	uint64_t limit; /* 0: the default */

@@ -84,6 +84,8 @@ int ctl_complete(const char *const *words, int count)
 		return TM_EXIT_OK; /* a path */
 	if (command->run == ctl_help)
 		print_commands();
+	else if (command->run == ctl_shared_auth)
+		fputs(given == 0 ? "add\nremove\nlist\n" : "", stdout);
 	else if (given > 0 && command->run == ctl_set)
 		print_attributes(tm_command_desc("set"));
 	else if (given < command->max_args && !(command->run == ctl_flush && given == 0))

@@ -52,6 +52,7 @@ int ctl_destroy(struct ctl *ctl);
 int ctl_save(struct ctl *ctl);
 int ctl_restore(struct ctl *ctl);
 int ctl_watch(struct ctl *ctl);
+int ctl_shared_auth(struct ctl *ctl);
 int ctl_help(struct ctl *ctl);
 
 /* Print what may come after these words of a command line, one a line. For the shells. */

@@ -45,6 +45,13 @@ const struct ctl_command ctl_commands[] = {
 		"have\n"
 		"room, and that the client has not put or flushed itself since it began.",
 		false, false, 2, 2, ctl_restore},
+	{"shared-auth", "add UUID USER | remove UUID USER | list [--json]", NULL,
+		"Nobody may who has not been added, root neither; what is there of the pool, "
+		"whoever "
+		"put\n"
+		"it, can be read and replaced by everybody who was. USER is a name or a number.\n"
+		"remove also ends the connections of that user.",
+		true, false, 1, 3, ctl_shared_auth},
 	{"watch", "[--json]", NULL,
 		"One line for each event, until it is interrupted or tmemd ends.", true, false, 0,
 		0, ctl_watch},
@@ -72,7 +79,7 @@ static void print_help(void)
 	printf("usage: tmemctl [-S SOCKET] COMMAND [ARGUMENTS]\n"
 	       "Look after tmemd and its clients.\n\n");
 	for (const struct ctl_command *c = ctl_commands; c->name; c++)
-		printf("  %-10s %s\n", c->name, help_of(c));
+		printf("  %-11s %s\n", c->name, help_of(c));
 	printf("\n  -S, --socket PATH  control socket (default: $TMEM_SOCKET, else by user)\n"
 	       "      --help         print this and exit\n"
 	       "      --version      print the version and exit\n"

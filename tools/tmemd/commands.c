@@ -19,6 +19,7 @@
 #include "core/util.h"
 #include "tools/common/schema.h"
 #include "tools/tmemd/describe.h"
+#include "tools/tmemd/door.h"
 #include "tools/tmemd/join.h"
 #include "tools/tmemd/lease.h"
 #include "tools/tmemd/log.h"
@@ -324,6 +325,16 @@ static int run_transferred(struct call *call)
 {
 	tm_snapshot_end(call->host, tm_session_client(call->session), call->request.arguments);
 	return 0;
+}
+
+static int run_shared_auth(struct call *call)
+{
+	if (!call->host->door)
+		return tm_error_set(&call->error, TM_ERROR_BUSY,
+			"this host could not open its door to sharers");
+	return tm_door_auth(call->host->door, json_string_value(arg(call, "action")),
+		json_string_value(arg(call, "uuid")), arg(call, "uid"), &call->result,
+		&call->error);
 }
 
 static int run_watch(struct call *call)

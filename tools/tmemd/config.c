@@ -75,12 +75,14 @@ static const struct setting settings[] = {
 /* Values as text, by setting, so that all sources can be read before one of them is believed. */
 struct texts {
 	char *of[SETTINGS];
+	struct tm_auths auths; /* of shared-auth, which only the file has, any number of times */
 };
 
 static void texts_free(struct texts *t)
 {
 	for (size_t i = 0; i < SETTINGS; i++)
 		free(t->of[i]);
+	tm_auths_free(&t->auths);
 }
 
 static int parse_number(const struct setting *s, const char *text, unsigned int *ret_number)
@@ -155,6 +157,20 @@ struct file_reader {
 	char error[200]; /* the first one */
 };
 
+/* shared-auth = UUID USER... */
+static int file_auth(struct file_reader *r, const char *value)
+{
+	char why[100];
+	int rc = tm_auths_parse(&r->texts->auths, value, true, why, sizeof(why));
+
+	if (rc == 0)
+		return 1;
+	snprintf(
+		r->error, sizeof(r->error), "shared-auth: %s", rc == -EINVAL ? why : strerror(-rc));
+	r->failed = true;
+	return 0;
+}
+
 /* A line of the file, from inih. 1 to go on. */
 static int file_line(void *opaque, const char *section, const char *key, const char *value)
 {
@@ -164,6 +180,8 @@ static int file_line(void *opaque, const char *section, const char *key, const c
 
 	if (r->failed)
 		return 0;
+	if (!*section && strcmp(key, "shared-auth") == 0)
+		return file_auth(r, value);
 	while (i < SETTINGS && !(settings[i].in_file && strcmp(settings[i].key, key) == 0))
 		i++;
 	if (*section) {
@@ -321,6 +339,8 @@ int tm_config_read(int argc, char **argv, struct tm_config *ret_config, int *ret
 		}
 		config.foreground = cl.foreground;
 		config.idle_seconds = cl.idle_seconds;
+		config.auths = file.auths;
+		file.auths = (struct tm_auths){0};
 		config.socket = tm_socket_path(cl.texts.of[0] ? cl.texts.of[0]
 				: env && *env                 ? NULL
 							      : file.of[0]);
@@ -340,4 +360,5 @@ void tm_config_free(struct tm_config *config)
 {
 	free(config->socket);
 	config->socket = NULL;
+	tm_auths_free(&config->auths);
 }

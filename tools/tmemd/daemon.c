@@ -111,12 +111,7 @@ void tm_daemon_stay(void)
 		(void)mlockall(MCL_CURRENT | MCL_FUTURE);
 }
 
-/* The capabilities that stay: each mapping of a ledger is locked (MCL_FUTURE), beyond
- * RLIMIT_MEMLOCK.
- */
-static const cap_value_t kept[] = {CAP_IPC_LOCK};
-
-int tm_daemon_confine(void)
+int tm_daemon_keep_only(const cap_value_t *kept, size_t count, bool may_execute)
 {
 	cap_t caps = cap_get_proc(), left = cap_init();
 	int rc = caps && left ? 0 : -errno;
@@ -124,9 +119,15 @@ int tm_daemon_confine(void)
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		rc = -errno;
 	/* The bounding set, as far as we may: without new privileges it says no more than that. */
-	for (int cap = 0; cap <= cap_max_bits() - 1; cap++)
-		(void)cap_drop_bound(cap);
-	for (size_t i = 0; rc == 0 && i < TM_ARRAY_SIZE(kept); i++) {
+	for (int cap = 0; cap <= cap_max_bits() - 1; cap++) {
+		bool keep = false;
+
+		for (size_t i = 0; may_execute && i < count; i++)
+			keep |= kept[i] == cap;
+		if (!keep)
+			(void)cap_drop_bound(cap);
+	}
+	for (size_t i = 0; rc == 0 && i < count; i++) {
 		cap_flag_value_t on = CAP_CLEAR;
 
 		if (cap_get_flag(caps, kept[i], CAP_PERMITTED, &on) < 0 || on == CAP_CLEAR)
@@ -140,4 +141,12 @@ int tm_daemon_confine(void)
 	cap_free(caps);
 	cap_free(left);
 	return rc;
+}
+
+int tm_daemon_confine(void)
+{
+	/* Each mapping of a ledger is locked (MCL_FUTURE), beyond RLIMIT_MEMLOCK. */
+	static const cap_value_t kept[] = {CAP_IPC_LOCK};
+
+	return tm_daemon_keep_only(kept, TM_ARRAY_SIZE(kept), false);
 }

@@ -2,7 +2,8 @@
 /*
  * main.c - tmemd, the host of transcendent memory
  *
- *      config -> daemon -> listen -> confine -> server (epoll) -> session -> commands
+ *      config -> daemon -> launcher -> listen, door -> confine
+ *             -> server (epoll) -> session -> commands
  *
  * See host.h for how the parts hang together.
  */
@@ -13,11 +14,14 @@
 #include "core/util.h"
 #include "tools/tmemd/config.h"
 #include "tools/tmemd/daemon.h"
+#include "tools/tmemd/door.h"
 #include "tools/tmemd/host.h"
+#include "tools/tmemd/launch.h"
 #include "tools/tmemd/lease.h"
 #include "tools/tmemd/listen.h"
 #include "tools/tmemd/log.h"
 #include "tools/tmemd/peer.h"
+#include "tools/tmemd/pool_main.h"
 #include "tools/tmemd/server.h"
 
 static void block_signals(void)
@@ -30,6 +34,27 @@ static void block_signals(void)
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
+	signal(SIGCHLD, SIG_IGN); /* the launcher */
+}
+
+/* Before there is anything that it should not have. Without it no shared pool can be begun, and
+ * that is all. */
+static void start_launcher(struct tm_host *host, bool foreground)
+{
+	int rc = tm_launch_start(foreground, &host->launch_fd);
+
+	if (rc < 0)
+		tm_log("cannot fork: %s: shared pools cannot be begun", strerror(-rc));
+}
+
+/* Without it there are no shared pools, and that is all. */
+static void open_door(struct tm_host *host)
+{
+	int rc = tm_door_open(host, &host->door);
+
+	if (rc < 0)
+		tm_log("%s%s: %s: shared pools cannot be joined", host->config.socket,
+			TM_PROTO_DOOR, strerror(-rc));
 }
 
 /* All that may fail, and all that needs a privilege. 0; -errno after a line in the log. */
@@ -44,6 +69,8 @@ static int prepare(struct tm_host *host, struct tm_listen **ret_listen)
 	rc = tm_registry_new(&host->registry);
 	if (rc == 0)
 		rc = tm_machine_open("", &host->machine);
+	if (rc == 0)
+		open_door(host);
 	if (rc == 0)
 		rc = tm_daemon_confine();
 	if (rc < 0)
@@ -67,10 +94,12 @@ static int serve(struct tm_host *host, struct tm_listen *listen)
 
 int main(int argc, char **argv)
 {
-	struct tm_host host = {0};
+	struct tm_host host = {.launch_fd = -1};
 	struct tm_listen *listen = NULL;
 	int status = 0, ready_fd = -1, rc = 0;
 
+	if (argc == 3 && strcmp(argv[1], TM_POOL_OPTION) == 0)
+		return tm_pool_main(argv[2]);
 	if (tm_config_read(argc, argv, &host.config, &status))
 		return status;
 	if (!host.config.foreground) {
@@ -84,6 +113,7 @@ int main(int argc, char **argv)
 		return rc < 0 ? 1 : rc - 1;
 	}
 	block_signals();
+	start_launcher(&host, ready_fd < 0);
 	tm_daemon_stay();
 	if (prepare(&host, &listen) == 0) {
 		if (ready_fd >= 0)
@@ -92,6 +122,9 @@ int main(int argc, char **argv)
 	} else {
 		status = 1;
 	}
+	tm_door_close(host.door);
+	if (host.launch_fd >= 0)
+		close(host.launch_fd);
 	tm_machine_close(host.machine);
 	tm_registry_free(host.registry);
 	tm_listen_close(listen);

@@ -26,6 +26,7 @@
 #include <sys/signalfd.h>
 
 #include "core/util.h"
+#include "tools/tmemd/door.h"
 #include "tools/tmemd/lease.h"
 #include "tools/tmemd/log.h"
 #include "tools/tmemd/peer.h"
@@ -37,6 +38,7 @@
 #define EVENTS_BATCH 64
 #define SLOW_TICK_NS 1000000000ull
 #define ACCEPT_BATCH 16
+#define DOOR_TICK_MS 50
 
 struct server {
 	struct tm_host *host;
@@ -50,7 +52,7 @@ struct server {
 };
 
 /* data.ptr of what is no session */
-static char tag_listen, tag_signal, tag_pressure;
+static char tag_listen, tag_signal, tag_pressure, tag_door;
 
 static int watch(struct server *s, int op, int fd, uint32_t events, void *tag)
 {
@@ -87,9 +89,22 @@ static size_t control_sessions(const struct server *s)
 	return control;
 }
 
-static void admit(struct server *s, int fd)
+/* Serve an accepted connection, or one that we made to the server of a shared pool. */
+static void take_session(struct server *s, int fd, const struct ucred *peer, enum tm_role role)
 {
 	struct tm_session *session;
+
+	if (tm_session_new(s->host, fd, peer, role, &session) < 0)
+		return;
+	s->interest[s->count] = tm_session_interest(session);
+	if (watch(s, EPOLL_CTL_ADD, fd, s->interest[s->count], session) < 0)
+		tm_session_free(session);
+	else
+		s->sessions[s->count++] = session;
+}
+
+static void admit(struct server *s, int fd)
+{
 	struct ucred peer;
 	enum tm_role role = tm_peer_role(fd, s->host->readers, &peer);
 
@@ -103,13 +118,24 @@ static void admit(struct server *s, int fd)
 		refuse(s, fd, &peer, TM_ERROR_BUSY, "too many connections");
 		return;
 	}
-	if (tm_session_new(s->host, fd, &peer, role, &session) < 0)
+	take_session(s, fd, &peer, role);
+}
+
+/* Let sharers in. The pools' servers are our own children: they act for this tmemd's user. */
+static void run_door(struct server *s)
+{
+	const struct ucred ourselves = {.uid = geteuid(), .gid = getegid()};
+	int fd;
+
+	if (!s->host->door)
 		return;
-	s->interest[s->count] = tm_session_interest(session);
-	if (watch(s, EPOLL_CTL_ADD, fd, s->interest[s->count], session) < 0)
-		tm_session_free(session);
-	else
-		s->sessions[s->count++] = session;
+	tm_door_run(s->host->door, tm_now_ns());
+	while ((fd = tm_door_next_server(s->host->door)) >= 0) {
+		if (s->count < SESSIONS_MAX)
+			take_session(s, fd, &ourselves, TM_ROLE_MANAGE);
+		else
+			close(fd);
+	}
 }
 
 /* Out of descriptors the listening socket would be ready for ever: look away until the next tick.
@@ -172,7 +198,8 @@ static void run_ready(struct server *s)
 static bool is_idle(const struct server *s)
 {
 	/* A freeze of all is something to stay for: it has to meet those that join later. */
-	return s->host->config.idle_seconds && s->count == 0 && !s->host->all_frozen;
+	return s->host->config.idle_seconds && s->count == 0 && !s->host->all_frozen &&
+		!(s->host->door && tm_door_is_busy(s->host->door));
 }
 
 static void tick(struct server *s)
@@ -215,6 +242,8 @@ static int next_tick_ms(const struct server *s)
 
 	if (s->host->sessions_ready)
 		return 0;
+	if (s->host->door && tm_door_is_busy(s->host->door))
+		return DOOR_TICK_MS;
 	if (tm_registry_count(s->host->registry) > 0)
 		return due > now ? (int)((due - now + 999999) / 1000000) : 0;
 	if (s->count > 0 || !s->accepting || is_idle(s))
@@ -240,6 +269,8 @@ static int server_open(struct server *s)
 	rc = watch(s, EPOLL_CTL_ADD, s->listen_fd, EPOLLIN, &tag_listen);
 	if (rc == 0)
 		rc = watch(s, EPOLL_CTL_ADD, s->signal_fd, EPOLLIN, &tag_signal);
+	if (rc == 0 && s->host->door)
+		rc = watch(s, EPOLL_CTL_ADD, tm_door_fd(s->host->door), EPOLLIN, &tag_door);
 	/* Without it there is still the tick. */
 	if (tm_machine_pressure_fd(s->host->machine) >= 0)
 		(void)watch(s, EPOLL_CTL_ADD, tm_machine_pressure_fd(s->host->machine), EPOLLPRI,
@@ -262,11 +293,14 @@ static int server_loop(struct server *s)
 				s->stop = true;
 			else if (events[i].data.ptr == &tag_pressure)
 				on_pressure(s, events[i].events);
+			else if (events[i].data.ptr == &tag_door)
+				tm_door_handle(s->host->door);
 			else
 				tm_session_handle(events[i].data.ptr, events[i].events);
 		}
 		if (s->host->sessions_ready)
 			run_ready(s);
+		run_door(s);
 		tick(s);
 		reap(s);
 	}

@@ -68,6 +68,8 @@ void tm_session_send_fd(struct tm_session *session, json_t *message, int fd);
 /* Send an event to a client that keeps up. False when it has not even read the last one: nothing is
  * queued for those that do not listen. Steals `data`. */
 bool tm_session_event(struct tm_session *session, const char *event, json_t *data);
+
+/* The same with a descriptor, which is borrowed while tm_session_queued() says that it waits. */
 bool tm_session_event_fd(struct tm_session *session, const char *event, json_t *data, int fd);
 
 /* --- for commands.c, wait.c, watch.c --------------------------------------------------------- */
