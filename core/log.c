@@ -117,9 +117,9 @@ static uint32_t take_open(struct tm_log *log, struct tm_log_head *head, uint32_t
 	id = head->segment;
 	if (id != TM_SEGMENT_NONE) {
 		const struct tm_segment *s = tm_segment(log->arena, id);
+		uint64_t live = atomic_load(&s->live_bytes);
 
-		if (s->tail - sizeof(struct tm_segment_header) >=
-			(uint64_t)atomic_load(&s->live_bytes) + dead_min) {
+		if (live == 0 || s->tail - sizeof(struct tm_segment_header) >= live + dead_min) {
 			head->segment = TM_SEGMENT_NONE;
 			taken = id;
 		}

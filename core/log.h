@@ -66,7 +66,8 @@ int tm_log_append(struct tm_log *log, enum tm_queue queue, bool privileged,
  */
 struct tm_killed tm_log_kill(struct tm_arena *a, uint64_t slot);
 
-/* Seal every open segment of which at least `dead_min` bytes are dead. Returns how many there were.
+/* Seal every open segment of which all, or at least `dead_min` bytes, are dead. Returns how many
+ * there were.
  */
 unsigned int tm_log_seal(struct tm_log *log, uint32_t dead_min);
 

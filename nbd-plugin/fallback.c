@@ -357,7 +357,7 @@ bool tm_fallback_takes_memory(const struct tm_fallback *f)
 	struct statfs fs;
 
 	return !f->direct ||
-		(fstatfs(f->fd, &fs) == 0 &&
+		(f->regular && fstatfs(f->fd, &fs) == 0 &&
 			(fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC));
 }
 

@@ -1,152 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * test_stream.c - stores saved to a stream in memory and restored from it
- *
- * The model: for each page the seed it was last put with, or none. What a restored store has is
- * compared with what the saved one had at the moment of the save, page by page.
+ * test_stream.c - stores saved to a stream, at rest and while they change, and restored; damaged
+ * streams
  */
 #include "core/index.h"
-#include "core/move.h"
 #include "core/store_private.h"
-#include "tests/unit/pages.h"
+#include "tests/unit/tape.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 
 #define LIMIT   (32u << 20)
 #define SEGMENT (256u << 10)
-#define OBJECTS 7
-#define INDEXES 700
 
-static const struct tm_move_params who = {.name = "one", .type = "test"};
-
-/* --- a stream in memory ----------------------------------------------------------------------- */
-
-struct tape {
-	uint8_t *bytes;
-	size_t size, room, at;
-	size_t fail_at;                 /* writing: -EPIPE from this byte on; 0: never */
-	void (*on_write)(void *opaque); /* called by the saver between two frames */
-	void *opaque;
-};
-
-static int tape_write(void *opaque, const void *data, size_t bytes)
-{
-	struct tape *t = opaque;
-
-	if (t->fail_at && t->size + bytes > t->fail_at)
-		return -EPIPE;
-	if (t->size + bytes > t->room) {
-		t->room = (t->size + bytes) * 2;
-		t->bytes = realloc(t->bytes, t->room);
-		assert_non_null(t->bytes);
-	}
-	memcpy(t->bytes + t->size, data, bytes);
-	t->size += bytes;
-	if (t->on_write)
-		t->on_write(t->opaque);
-	return 0;
-}
-
-static int64_t tape_read(void *opaque, void *ret_data, size_t bytes)
-{
-	struct tape *t = opaque;
-	size_t n = TM_MIN(bytes, t->size - t->at);
-
-	n = TM_MIN(n, (size_t)4096); /* as a pipe gives it */
-	memcpy(ret_data, t->bytes + t->at, n);
-	t->at += n;
-	return (int64_t)n;
-}
-
-static int save(struct test_store *t, struct tape *tape, bool live, struct tm_move_result *ret)
-{
-	struct tm_save_params params = {.live = live, .write = tape_write, .opaque = tape};
-
-	return tm_store_save(t->store, &who, &params, ret);
-}
-
-static int restore(struct test_store *t, struct tape *tape, struct tm_move_result *ret)
-{
-	tape->at = 0;
-	return tm_store_restore(t->store, &who, tape_read, tape, ret);
-}
-
-/* --- the model -------------------------------------------------------------------------------- */
-
-struct model {
-	int pool;
-	unsigned int order;
-	_Atomic uint64_t seed[OBJECTS][INDEXES]; /* 0: no page */
-};
-
-static uint8_t page[65536], got[65536];
-
-static struct tm_oid object(unsigned int n)
-{
-	return (struct tm_oid){{n / 3, n, 77}};
-}
-
-static uint32_t index_of(unsigned int n)
-{
-	return n * (n % 5 == 0 ? 1 : 641); /* some runs full, most with a page or two */
-}
-
-static void model_put(struct test_store *t, struct model *m, unsigned int o, unsigned int i,
-	uint64_t seed, uint8_t *buffer)
-{
-	struct tm_oid oid = object(o);
-
-	if (seed) {
-		test_page(seed, buffer, TM_PAGE_SIZE << m->order);
-		assert_int_equal(tm_store_put(t->store, m->pool, &oid, index_of(i), buffer), 0);
-	} else {
-		assert_int_equal(tm_store_flush_page(t->store, m->pool, &oid, index_of(i)), 0);
-	}
-	m->seed[o][i] = seed;
-}
-
-static void model_fill(struct test_store *t, struct model *m, uint64_t *random, int n)
-{
-	while (n-- > 0) {
-		unsigned int o = (unsigned int)(test_random(random) % OBJECTS);
-		unsigned int i = (unsigned int)(test_random(random) % INDEXES);
-		bool flush = test_random(random) % 8 == 0;
-
-		model_put(t, m, o, i, flush ? 0 : test_random(random) | 16, page);
-	}
-}
-
-/* `exact`: all of it is there; else what is there is right. Returns how many pages are. */
-static uint64_t model_check(struct test_store *t, const struct model *m, int pool, bool exact)
-{
-	uint64_t pages = 0;
-
-	for (unsigned int o = 0; o < OBJECTS; o++) {
-		struct tm_oid oid = object(o);
-
-		for (unsigned int i = 0; i < INDEXES; i++) {
-			int rc = tm_store_read(t->store, pool, &oid, index_of(i), 0,
-				TM_PAGE_SIZE << m->order, got);
-
-			if (rc == -ENOENT && !(exact && m->seed[o][i]))
-				continue;
-			assert_int_equal(rc, 0);
-			assert_true(m->seed[o][i] != 0);
-			test_page(m->seed[o][i], page, TM_PAGE_SIZE << m->order);
-			assert_memory_equal(got, page, TM_PAGE_SIZE << m->order);
-			pages++;
-		}
-	}
-	return pages;
-}
-
-static uint64_t pages_of(struct test_store *t, int pool)
-{
-	return t->ledger->pools[pool].stat[TM_STAT_PAGES];
-}
-
-/* --- tests ------------------------------------------------------------------------------------ */
+static uint8_t page[TM_PAGE_SIZE], got[TM_PAGE_SIZE];
 
 static void random_pools_come_back(void **state)
 {
@@ -163,7 +30,7 @@ static void random_pools_come_back(void **state)
 		cache.pool = test_pool(&a, 0, cache.order, TM_POOL_RETAIN);
 		model_fill(&a, &swap, &random, 2000);
 		model_fill(&a, &cache, &random, 200);
-		assert_int_equal(save(&a, &tape, seed % 2, &result), 0);
+		assert_int_equal(tape_save(&a, &tape, seed % 2, &result), 0);
 		assert_int_equal(result.bytes, tape.size);
 		assert_int_equal(tm_store_check(a.store), 0);
 		saved = pages_of(&a, swap.pool) + pages_of(&a, cache.pool);
@@ -172,7 +39,7 @@ static void random_pools_come_back(void **state)
 		test_store_open(&b, LIMIT, SEGMENT * (seed % 2 ? 1 : 4));
 		assert_int_equal(test_pool(&b, 0, cache.order, TM_POOL_RETAIN), 0); /* other ids */
 		assert_int_equal(test_pool(&b, TM_POOL_PERSIST, 0, 0), 1);
-		assert_int_equal(restore(&b, &tape, &result), 0);
+		assert_int_equal(tape_restore(&b, &tape, &result), 0);
 		assert_int_equal(result.pages, saved);
 		assert_int_equal(result.skipped, 0);
 		assert_int_equal(result.bytes, tape.size);
@@ -223,12 +90,12 @@ static void changes_during_a_live_save_are_in_it(void **state)
 	model_fill(&a, &swap, &busy.random, 3000);
 	tape.opaque = &busy;
 	busy.left = 14; /* all of them before the last frames */
-	assert_int_equal(save(&a, &tape, true, &result), 0);
+	assert_int_equal(tape_save(&a, &tape, true, &result), 0);
 	assert_true(busy.left < 0);
 
 	test_store_open(&b, LIMIT, SEGMENT);
 	test_pool(&b, TM_POOL_PERSIST, 0, 0);
-	assert_int_equal(restore(&b, &tape, &result), 0);
+	assert_int_equal(tape_restore(&b, &tape, &result), 0);
 	assert_int_equal(model_check(&b, &swap, 0, true), pages_of(&a, 0));
 	assert_int_equal(result.pages, pages_of(&a, 0));
 	assert_int_equal(tm_store_check(a.store), 0);
@@ -290,7 +157,7 @@ static void a_held_save_is_what_was_answered(void **state)
 		assert_int_equal(tm_store_save(a.store, &who, &params, &result), 0);
 		test_store_open(&b, LIMIT, SEGMENT);
 		test_pool(&b, TM_POOL_PERSIST, 0, 0);
-		assert_int_equal(restore(&b, &tape, &result), 0);
+		assert_int_equal(tape_restore(&b, &tape, &result), 0);
 		assert_int_equal(pages_of(&b, 0), pages_of(&a, 0));
 		/* model_put notes a change after its answer: those under way may be either. */
 		for (unsigned int o = 0; o < OBJECTS; o++) {
@@ -332,7 +199,7 @@ static void a_cut_or_damaged_stream_changes_nothing(void **state)
 	test_store_open(&a, LIMIT, SEGMENT);
 	swap.pool = test_pool(&a, TM_POOL_PERSIST, 0, 0);
 	model_fill(&a, &swap, &random, 500);
-	assert_int_equal(save(&a, &tape, false, &result), 0);
+	assert_int_equal(tape_save(&a, &tape, false, &result), 0);
 	test_store_open(&b, LIMIT, SEGMENT);
 	test_pool(&b, TM_POOL_PERSIST, 0, 0);
 	used = b.ledger->used_bytes;
@@ -348,7 +215,7 @@ static void a_cut_or_damaged_stream_changes_nothing(void **state)
 			bad.size = at;
 		else
 			tape.bytes[at] ^= bit;
-		assert_true(restore(&b, &bad, &result) < 0);
+		assert_true(tape_restore(&b, &bad, &result) < 0);
 		assert_true(*result.why != '\0');
 		assert_int_equal(result.pages, 0);
 		if (i % 3 != 0)
@@ -359,11 +226,11 @@ static void a_cut_or_damaged_stream_changes_nothing(void **state)
 		assert_int_equal(b.ledger->used_bytes, used);
 	}
 	assert_int_equal(tape_write(&tape, "x", 1), 0); /* something follows */
-	assert_int_equal(restore(&b, &tape, &result), -EBADMSG);
+	assert_int_equal(tape_restore(&b, &tape, &result), -EBADMSG);
 	tape.size--;
-	assert_int_equal(restore(&b, &tape, &result), 0);
+	assert_int_equal(tape_restore(&b, &tape, &result), 0);
 	assert_int_equal(model_check(&b, &swap, 0, true), pages_of(&a, 0));
-	assert_int_equal(restore(&b, &tape, &result), -EEXIST); /* not empty any more */
+	assert_int_equal(tape_restore(&b, &tape, &result), -EEXIST); /* not empty any more */
 	assert_int_equal(model_check(&b, &swap, 0, true), pages_of(&a, 0));
 	test_store_close(&a);
 	test_store_close(&b);
@@ -384,7 +251,7 @@ static void frames_have_their_place(void **state)
 	test_store_open(&a, LIMIT, SEGMENT);
 	swap.pool = test_pool(&a, TM_POOL_PERSIST, 0, 0);
 	model_fill(&a, &swap, &random, 2000);
-	assert_int_equal(save(&a, &tape, false, &result), 0);
+	assert_int_equal(tape_save(&a, &tape, false, &result), 0);
 	test_store_open(&b, LIMIT, SEGMENT);
 	test_pool(&b, TM_POOL_PERSIST, 0, 0);
 	for (size_t at = 16; at < tape.size && frames < TM_ARRAY_SIZE(frame); frames++) {
@@ -407,226 +274,12 @@ static void frames_have_their_place(void **state)
 		else
 			tape_write(&bad, tape.bytes + frame[i], first);
 		tape_write(&bad, tape.bytes + frame[i + 2], tape.size - frame[i + 2]);
-		assert_int_equal(restore(&b, &bad, &result), -EBADMSG);
+		assert_int_equal(tape_restore(&b, &bad, &result), -EBADMSG);
 		assert_int_equal(pages_of(&b, 0), 0);
 		free(bad.bytes);
 	}
 	test_store_close(&a);
 	test_store_close(&b);
-	free(tape.bytes);
-}
-
-static void what_does_not_fit_is_refused(void **state)
-{
-	struct model swap = {.order = 0};
-	struct tape tape = {.size = 0};
-	struct tm_move_result result;
-	struct tm_move_params other = {.name = "one", .type = "other"};
-	struct test_store a, b;
-	uint64_t random = 6;
-
-	(void)state;
-	test_store_open(&a, LIMIT, SEGMENT);
-	swap.pool = test_pool(&a, TM_POOL_PERSIST, 0, 0);
-	model_fill(&a, &swap, &random, 2000);
-	assert_int_equal(save(&a, &tape, false, &result), 0);
-
-	test_store_open(&b, TM_LIMIT_MIN, SEGMENT); /* too small */
-	assert_int_equal(test_pool(&b, 0, 0, 0), 0);
-	assert_int_equal(restore(&b, &tape, &result), -EINVAL); /* no such pool */
-	assert_int_equal(test_pool(&b, TM_POOL_PERSIST, 1, 0), 1);
-	assert_int_equal(restore(&b, &tape, &result), -EINVAL); /* nor page size */
-	assert_int_equal(test_pool(&b, TM_POOL_PERSIST, 0, 0), 2);
-	assert_int_equal(restore(&b, &tape, &result), -ENOSPC);
-	assert_int_equal(pages_of(&b, 2), 0);
-	assert_int_equal(tm_store_check(b.store), 0);
-	tape.at = 0;
-	assert_int_equal(tm_store_restore(b.store, &other, tape_read, &tape, &result), -EINVAL);
-	tape.bytes[8]++; /* the version */
-	assert_int_equal(restore(&b, &tape, &result), -EPROTO);
-	tape.size = 0;
-	assert_int_equal(restore(&b, &tape, &result), -ENOMSG);
-	test_store_close(&a);
-	test_store_close(&b);
-	free(tape.bytes);
-}
-
-/* Every allocation of a restore fails once: whole or nothing. */
-static int refusals;
-
-static bool refuse_one(void *opaque)
-{
-	(void)opaque;
-	return refusals > 0 && --refusals == 0;
-}
-
-static bool refuse_all(void *opaque)
-{
-	(void)opaque;
-	return refusals > 0 && (refusals == 1 || refusals-- == 0);
-}
-
-static void without_memory_it_is_all_or_nothing(void **state)
-{
-	struct model swap = {.order = 0};
-	struct tape tape = {.size = 0};
-	struct tm_move_result result;
-	struct test_store a, b;
-	uint64_t random = 8;
-	int failed = 0;
-
-	(void)state;
-	test_store_open(&a, LIMIT, SEGMENT);
-	swap.pool = test_pool(&a, TM_POOL_PERSIST, 0, 0);
-	model_fill(&a, &swap, &random, 300);
-	assert_int_equal(save(&a, &tape, false, &result), 0);
-	for (int i = 1; i<1500; i += test_scale(1)> 1 ? 1 : 7) {
-		struct tm_store_params params = {.limit = LIMIT,
-			.segment_bytes = SEGMENT,
-			.refuse = i % 2 ? refuse_all : refuse_one};
-		int rc;
-
-		refusals = 0;
-		test_store_open_as(&b, params);
-		test_pool(&b, TM_POOL_PERSIST, 0, 0);
-		refusals = i;
-		rc = restore(&b, &tape, &result);
-		refusals = 0;
-		assert_true(rc == 0 || rc == -ENOSPC || rc == -ENOMEM);
-		failed += rc < 0;
-		if (rc < 0)
-			assert_int_equal(pages_of(&b, 0), 0);
-		else
-			assert_int_equal(model_check(&b, &swap, 0, true), pages_of(&a, 0));
-		assert_int_equal(tm_store_check(b.store), 0);
-		test_store_close(&b);
-	}
-	assert_true(failed > 20);
-	test_store_close(&a);
-	free(tape.bytes);
-}
-
-/* Rules 2 and 3: an ephemeral page that this life has put or flushed does not come back. */
-static void a_cache_does_not_remember_what_it_was_told_to_forget(void **state)
-{
-	struct model cache = {.order = 0};
-	struct tape tape = {.size = 0};
-	struct tm_move_result result;
-	struct test_store a;
-	struct tm_oid dropped = object(1), touched = object(2), whole = object(3);
-	uint64_t random = 2, pages;
-
-	(void)state;
-	test_store_open(&a, LIMIT, SEGMENT);
-	cache.pool = test_pool(&a, 0, 0, TM_POOL_RETAIN);
-	model_fill(&a, &cache, &random, 2000);
-	pages = pages_of(&a, 0);
-	assert_int_equal(save(&a, &tape, true, &result), 0);
-	assert_int_equal(restore(&a, &tape, &result), 0); /* into the very life it comes from */
-	assert_int_equal(result.pages, 0);
-	assert_int_equal(result.skipped, pages);
-	test_store_close(&a);
-
-	test_store_open(&a, LIMIT, SEGMENT);
-	test_pool(&a, 0, 0, TM_POOL_RETAIN);
-	/* Flushed before it was ever there, put anew, and an object that goes as a whole. */
-	assert_int_equal(tm_store_flush_page(a.store, 0, &dropped, index_of(5)), 0);
-	test_page(123457, page, TM_PAGE_SIZE);
-	assert_int_equal(tm_store_put(a.store, 0, &touched, index_of(10), page), 0);
-	assert_int_equal(tm_store_flush_object(a.store, 0, &whole), 0);
-	assert_int_equal(restore(&a, &tape, &result), 0);
-	assert_true(result.pages > 0 && result.skipped > 0);
-	assert_int_equal(result.pages + result.skipped, pages);
-	assert_int_equal(tm_store_read(a.store, 0, &dropped, index_of(5), 0, 16, got), -ENOENT);
-	assert_int_equal(tm_store_get(a.store, 0, &touched, index_of(10), got), 0);
-	assert_memory_equal(got, page, TM_PAGE_SIZE);
-	for (unsigned int i = 0; i < INDEXES; i++)
-		assert_int_equal(
-			tm_store_read(a.store, 0, &whole, index_of(i), 0, 16, got), -ENOENT);
-	assert_int_equal(tm_store_check(a.store), 0);
-	pages = pages_of(&a, 0);
-	assert_int_equal(restore(&a, &tape, &result), 0); /* a second time brings nothing */
-	assert_int_equal(result.pages, 0);
-	assert_int_equal(pages_of(&a, 0), pages);
-	test_store_close(&a);
-	free(tape.bytes);
-}
-
-static void a_smaller_cache_takes_what_it_can(void **state)
-{
-	struct model cache = {.order = 0};
-	struct tape tape = {.size = 0};
-	struct tm_move_result result;
-	struct test_store a, b;
-	uint64_t random = 2;
-
-	(void)state;
-	test_store_open(&a, LIMIT, SEGMENT);
-	cache.pool = test_pool(&a, 0, 0, TM_POOL_RETAIN);
-	model_fill(&a, &cache, &random, 4000);
-	assert_int_equal(save(&a, &tape, true, &result), 0);
-	test_store_open(&b, TM_LIMIT_MIN, SEGMENT);
-	test_pool(&b, 0, 0, TM_POOL_RETAIN);
-	assert_int_equal(restore(&b, &tape, &result), 0);
-	assert_true(result.pages > 100 && result.skipped > 100);
-	assert_int_equal(result.pages, pages_of(&b, 0));
-	assert_int_equal(model_check(&b, &cache, 0, false), result.pages);
-	assert_int_equal(tm_store_check(b.store), 0);
-	test_store_close(&a);
-	test_store_close(&b);
-	free(tape.bytes);
-}
-
-static void a_reader_that_goes_away_leaves_the_source_as_it_was(void **state)
-{
-	struct model swap = {.order = 0};
-	struct tm_move_result result;
-	struct test_store a;
-	uint64_t random = 2, used;
-
-	(void)state;
-	test_store_open(&a, LIMIT, SEGMENT);
-	swap.pool = test_pool(&a, TM_POOL_PERSIST, 0, 0);
-	model_fill(&a, &swap, &random, 2000);
-	for (size_t at = 1; at < 4u << 20; at = at * 2 + 37) {
-		struct tape tape = {.fail_at = at};
-		struct tm_save_params params = {
-			.live = at % 2, .hold = at % 3 == 0, .write = tape_write, .opaque = &tape};
-
-		used = a.ledger->used_bytes;
-		assert_int_equal(tm_store_save(a.store, &who, &params, &result), -EPIPE);
-		assert_true(*result.why != '\0');
-		free(tape.bytes);
-		assert_int_equal(a.ledger->used_bytes, used);
-		assert_int_equal(tm_store_check(a.store), 0);
-		model_fill(&a, &swap, &random, 10); /* would wait for ever at a shut gate */
-	}
-	model_check(&a, &swap, 0, true);
-	test_store_close(&a);
-}
-
-static void a_damaged_page_is_not_saved(void **state)
-{
-	struct model swap = {.order = 0};
-	struct tape tape = {.size = 0};
-	struct tm_move_result result;
-	struct test_store a;
-	struct tm_oid oid = object(1);
-	uint64_t slot;
-	struct tm_cursor c;
-	struct tm_handle h;
-
-	(void)state;
-	test_store_open(&a, LIMIT, SEGMENT);
-	swap.pool = test_pool(&a, TM_POOL_PERSIST, 0, 0);
-	model_put(&a, &swap, 1, 3, 21, page);
-	h = (struct tm_handle){a.store->pools[0].objects, oid, index_of(3)};
-	tm_index_lock(a.store->index, &h, &c);
-	slot = tm_cursor_get(&c);
-	tm_index_unlock(&c);
-	tm_segment_data(a.store->arena, tm_slot_segment(slot))[tm_slot_offset(slot) + 60] ^= 1;
-	assert_int_equal(save(&a, &tape, true, &result), -EIO);
-	test_store_close(&a);
 	free(tape.bytes);
 }
 
@@ -672,12 +325,6 @@ int main(void)
 		cmocka_unit_test(a_held_save_is_what_was_answered),
 		cmocka_unit_test(a_cut_or_damaged_stream_changes_nothing),
 		cmocka_unit_test(frames_have_their_place),
-		cmocka_unit_test(what_does_not_fit_is_refused),
-		cmocka_unit_test(without_memory_it_is_all_or_nothing),
-		cmocka_unit_test(a_cache_does_not_remember_what_it_was_told_to_forget),
-		cmocka_unit_test(a_smaller_cache_takes_what_it_can),
-		cmocka_unit_test(a_reader_that_goes_away_leaves_the_source_as_it_was),
-		cmocka_unit_test(a_damaged_page_is_not_saved),
 		cmocka_unit_test(more_changes_than_can_be_noted),
 	};
 

@@ -3,9 +3,8 @@
  * test_upkeep.c - what the keeper does in its spare time: cold pages packed with zstd, holes closed
  * up
  */
-#include "tests/unit/pages.h"
+#include "tests/unit/tape.h"
 
-#include "core/move.h"
 #include "core/store_private.h"
 
 #define SEGMENT (256u << 10)
@@ -118,37 +117,9 @@ static void packing(void **state)
 	cold_pages_are_packed_and_read_back(&t);
 }
 
-/* A stream in memory. */
-struct tape {
-	uint8_t bytes[PAGES * TM_PAGE_SIZE];
-	size_t written, read;
-};
-
-static int tape_write(void *opaque, const void *data, size_t bytes)
-{
-	struct tape *tape = opaque;
-
-	assert_true(bytes <= sizeof(tape->bytes) - tape->written);
-	memcpy(tape->bytes + tape->written, data, bytes);
-	tape->written += bytes;
-	return 0;
-}
-
-static int64_t tape_read(void *opaque, void *ret_data, size_t bytes)
-{
-	struct tape *tape = opaque;
-
-	bytes = TM_MIN(bytes, tape->written - tape->read);
-	memcpy(ret_data, tape->bytes + tape->read, bytes);
-	tape->read += bytes;
-	return (int64_t)bytes;
-}
-
 static void packed_pages_are_saved_and_restored_as_they_are(void **state)
 {
-	static const struct tm_move_params who = {.name = "one", .type = "test"};
-	static struct tape tape;
-	const struct tm_save_params save = {.write = tape_write, .opaque = &tape, .live = true};
+	struct tape tape = {.size = 0};
 	struct tm_move_result result;
 	struct test_store from, to;
 	int pool;
@@ -159,17 +130,18 @@ static void packed_pages_are_saved_and_restored_as_they_are(void **state)
 	put_pages(&from, pool, 0, PAGES);
 	tm_log_seal(&from.store->pools[pool].log, 0);
 	wait_until(&from, pool, TM_STAT_PACKED, PAGES);
-	assert_int_equal(tm_store_save(from.store, &who, &save, &result), 0);
+	assert_int_equal(tape_save(&from, &tape, true, &result), 0);
 	assert_int_equal(result.pages, PAGES);
 	check_and_close(&from);
 
 	open_as(&to, false, false);
 	pool = test_pool(&to, TM_POOL_PERSIST, 0, 0);
-	assert_int_equal(tm_store_restore(to.store, &who, tape_read, &tape, &result), 0);
+	assert_int_equal(tape_restore(&to, &tape, &result), 0);
 	assert_int_equal(result.pages, PAGES);
 	assert_int_equal(stat_of(&to, pool, TM_STAT_PACKED), PAGES);
 	check_pages(&to, pool, 0, PAGES);
 	check_and_close(&to);
+	free(tape.bytes);
 }
 
 static void packing_in_a_resident_store(void **state)
