@@ -143,16 +143,6 @@ bool tm_stale_over(struct tm_mount *mount, pid_t pid)
 	return pid && atomic_load(slot) == pid && atomic_compare_exchange_strong(slot, &pid, 0);
 }
 
-/* 0, or -ESTALE, of which the thread is told. `again`: it was told already. */
-static int check_linked(struct tm_mount *mount, struct tm_inode *inode, const struct stat *st,
-	pid_t pid, bool again)
-{
-	if (st->st_nlink > 0 || again || tm_inode_unlinked(inode))
-		return 0;
-	atomic_store(stale_slot(mount, pid), pid);
-	return -ESTALE;
-}
-
 /* An open under way. `req` may be answered meanwhile (tm_call_begin), but for one that empties the
  * file. */
 struct opening {
@@ -163,6 +153,18 @@ struct opening {
 	pid_t pid;  /* of the thread, or 0 */
 	bool again; /* it was told -ESTALE the last time */
 };
+
+static int check_linked(const struct opening *o, const struct stat *st)
+{
+	return st->st_nlink > 0 || o->again || tm_inode_unlinked(o->inode) ? 0 : -ESTALE;
+}
+
+/* The open ended with -ESTALE. */
+static void told_stale(const struct opening *o)
+{
+	atomic_store(stale_slot(o->mount, o->pid), o->pid);
+	tm_fs_doubt(o->mount, o->inode);
+}
 
 /* Compare what is open with what is cached. */
 static int file_verify(const struct opening *o, struct tm_file *file, enum tm_verdict *ret_verdict)
@@ -176,7 +178,7 @@ static int file_verify(const struct opening *o, struct tm_file *file, enum tm_ve
 
 	if (fstat(atomic_load(&file->fd), &st) < 0)
 		return -errno;
-	rc = check_linked(mount, file->inode, &st, o->pid, o->again);
+	rc = check_linked(o, &st);
 	if (rc < 0)
 		return rc;
 	tm_meta_learn(mount->meta, file->inode, &asked, &st);
@@ -216,7 +218,7 @@ static int open_from_memory(const struct opening *o, struct tm_file **ret_file)
 			rc = 0;
 	}
 	if (rc == 0)
-		rc = check_linked(mount, inode, &st, o->pid, o->again);
+		rc = check_linked(o, &st);
 	if (rc < 0)
 		return rc;
 	*ret_file = NULL;
@@ -289,7 +291,7 @@ static int open_file(
 	if (rc == 0 && !*ret_file)
 		rc = open_below(o, ret_file, ret_verdict);
 	if (rc == -ESTALE)
-		tm_fs_doubt(o->mount, inode);
+		told_stale(o);
 	return rc;
 }
 
@@ -380,6 +382,8 @@ void tm_op_create(
 	file = file_new(inode, fd, fi->flags);
 	opening = opening_of(req, inode, fi->flags);
 	rc = file ? file_verify(&opening, file, &verdict) : -ENOMEM;
+	if (rc == -ESTALE)
+		told_stale(&opening);
 	if (rc < 0) {
 		if (file)
 			tm_file_unref(file);
