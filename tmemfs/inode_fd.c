@@ -18,11 +18,13 @@
 #include "tmemfs/inode_table.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
-#define TRIM_BATCH 16  /* descriptors closed at one go */
-#define DEPTH_MAX  512 /* directories opened from the root down to find one file again */
+#define MAKING_TRIES 100 /* while an inode of that number is being made */
+#define TRIM_BATCH   16  /* descriptors closed at one go */
+#define DEPTH_MAX    512 /* directories opened from the root down to find one file again */
 
 static void list_remove_locked(struct tm_inode *inode)
 {
@@ -110,7 +112,7 @@ static int fd_get(struct tm_inode *inode, unsigned int depth, struct tm_fd *ret_
 static int open_handle(struct tm_inode *inode)
 {
 	struct tm_inodes *table = inode->table;
-	int fd, rc;
+	int fd, rc, tries = 0;
 
 	if (!inode->by_handle || table->handles_refused)
 		return -EOPNOTSUPP;
@@ -120,7 +122,12 @@ static int open_handle(struct tm_inode *inode)
 		if (fd >= 0)
 			return fd;
 		rc = -errno;
-	} while ((rc == -EMFILE || rc == -ENFILE) && tm_inodes_shrink(table));
+		/* ext4's word for an inode that is just being made: the number is another file's
+		 * now, and the next answer is ESTALE. */
+		if (rc == -ENOMEM)
+			sched_yield();
+	} while ((rc == -ENOMEM && tries++ < MAKING_TRIES) ||
+		((rc == -EMFILE || rc == -ENFILE) && tm_inodes_shrink(table)));
 	if (rc == -EPERM) {
 		pthread_mutex_lock(&table->lock);
 		table->handles_refused = true;
