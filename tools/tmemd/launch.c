@@ -145,7 +145,6 @@ static int launcher(int fd, bool foreground)
 	setsid();
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	signal(SIGCHLD, SIG_IGN); /* nobody waits for a server */
 	(void)prctl(PR_SET_NAME, NAME);
 	if (rc == 0)
 		rc = tm_daemon_keep_only(kept, TM_ARRAY_SIZE(kept), true);
