@@ -140,6 +140,7 @@ map() { nbdinfo --map "$(uri)" | awk '{printf "%s%s+%s:%s", sep, $1, $2, $3; sep
 
 @test "the fallback is created sparse with mode 0600, O_DIRECT, and emptied at the end" {
 	serve size=1G limit=16M fallback="$fallback"
+	nbdinfo --size "$(uri)" # when it answers, it has gone through its start
 	[ "$(stat -c %a "$fallback")" = 600 ]
 	[ "$(stat -c %s "$fallback")" -ge $((1 << 30)) ]
 	blocks_at_most "$fallback" 64
