@@ -39,7 +39,16 @@ pool_is() { [ "$(pool "$1")" = "$2" ] || { echo "$1 is $(pool "$1"), not $2"; re
 pool_not() { [ "$(pool "$1")" != "$2" ]; }
 read_all() { cat "$T/$1"/deep/* | cmp - <(cat "$T"/back/deep/*); }
 drop() { echo 3 >/proc/sys/vm/drop_caches; }
-settle() { sleep 0.6; } # counters are sent four times a second
+# Counters are sent four times a second: wait until they have stood still for a while.
+settle() {
+	local last='' now still=0
+	while [ $still -lt 4 ]; do
+		now=$(tmemctl list --json | jq -c '[.clients[].pools[] | .puts, .gets, .backing_reads]')
+		if [ "$now" = "$last" ]; then still=$((still + 1)); else still=0; fi
+		last=$now
+		sleep 0.3
+	done
+}
 
 @test "a mount has hits from what another one has read, and reads nothing below" {
 	host
