@@ -2,9 +2,10 @@
 /*
  * store.c - what a page costs in the store, beside the bare codec and beside zram
  *
- * store tmem FILE MEGABYTES ORDER    pages of 4 KiB << ORDER: CPU of put and get, bytes; then
- * recompressed store zram FILE MEGABYTES DEVICE   the same 4 KiB pages, in the same order, through
- * a zram device
+ * store tmem FILE MEGABYTES ORDER
+ *      pages of 4 KiB << ORDER: CPU of put and get, bytes; then recompressed, and deduplicated
+ * store zram FILE MEGABYTES DEVICE NAME
+ *      the same 4 KiB pages, in the same order, through a zram device
  *
  * One thread; CPU time of the whole process, in random order, so pages are cold. The bare codec is
  * LZ4 into a hot buffer and one cold copy. Bytes are of RAM, everything counted: for us what the
@@ -13,6 +14,7 @@
  */
 #include <lz4.h>
 #include <sys/stat.h>
+#include <xxhash.h>
 
 #include "bench/pages.h"
 
@@ -53,7 +55,8 @@ static void run_codec(const struct corpus *c)
 	free(sizes);
 }
 
-static void get_all(const struct corpus *c, struct bench_store *b, const char *who)
+static void get_all(
+	const struct corpus *c, struct bench_store *b, const char *what, const char *who)
 {
 	const struct tm_oid oid = {{0, 0, 0}};
 	static uint8_t back[65536];
@@ -64,7 +67,7 @@ static void get_all(const struct corpus *c, struct bench_store *b, const char *w
 		rc = tm_store_get(b->store, 0, &oid, c->order[(i + c->count / 2) % c->count], back);
 	if (rc < 0)
 		die("get", -rc);
-	sample(c->name, "get us", who, (cpu_seconds() - start) * 1e6 / c->count);
+	sample(c->name, what, who, (cpu_seconds() - start) * 1e6 / c->count);
 }
 
 static void same_filled(struct bench_store *b, const struct corpus *c)
@@ -120,7 +123,23 @@ static void wait_until_packed(struct bench_store *b)
 	b->store->keeper = NULL;
 }
 
-static struct bench_store fill(const struct corpus *c, unsigned int order, bool recompress)
+/* Put every page; `what` NULL: nobody wants to know what that costs. */
+static void fill(const struct corpus *c, struct bench_store *b, const char *what, const char *who)
+{
+	const struct tm_oid oid = {{0, 0, 0}};
+	double start = cpu_seconds();
+	int rc = 0;
+
+	for (uint32_t i = 0; rc == 0 && i < c->count; i++)
+		rc = tm_store_put(b->store, 0, &oid, c->order[i], corpus_page(c, c->order[i]));
+	if (rc < 0)
+		die("put", -rc);
+	if (what)
+		sample(c->name, what, who, (cpu_seconds() - start) * 1e6 / c->count);
+}
+
+static struct bench_store open_persistent(
+	const struct corpus *c, unsigned int order, bool recompress)
 {
 	struct tm_store_params params = {
 		.limit = (uint64_t)c->count * c->bytes * 2 + (64u << 20),
@@ -128,18 +147,8 @@ static struct bench_store fill(const struct corpus *c, unsigned int order, bool 
 		.upkeep_percent = 100,
 		.cold_ms = 1,
 	};
-	struct bench_store b = open_store(params, tm_pool_flags(TM_POOL_PERSIST, order), 0);
-	const struct tm_oid oid = {{0, 0, 0}};
-	double start = cpu_seconds();
-	int rc = 0;
 
-	for (uint32_t i = 0; rc == 0 && i < c->count; i++)
-		rc = tm_store_put(b.store, 0, &oid, c->order[i], corpus_page(c, c->order[i]));
-	if (rc < 0)
-		die("put", -rc);
-	if (!recompress)
-		sample(c->name, "put us", "tmem", (cpu_seconds() - start) * 1e6 / c->count);
-	return b;
+	return open_store(params, tm_pool_flags(TM_POOL_PERSIST, order), 0);
 }
 
 /* What is left when the payloads are taken off: entries' headers and padding, index, tables. Not
@@ -157,24 +166,62 @@ static double metadata_bytes(const struct corpus *c, const struct bench_store *b
 
 static void run_tmem(const struct corpus *c, unsigned int order)
 {
-	struct bench_store b = fill(c, order, false);
+	struct bench_store b = open_persistent(c, order, false);
 
+	fill(c, &b, "put us", "tmem");
 	sample(c->name, "metadata bytes/page", "tmem", metadata_bytes(c, &b));
 	sample(c->name, "bytes/page", "tmem", (double)b.ledger->used_bytes / c->count);
-	get_all(c, &b, "tmem");
+	get_all(c, &b, "get us", "tmem");
 	if (order == 0)
 		same_filled(&b, c);
 	recover(c, &b);
 	close_store(&b);
 
-	b = fill(c, order, true);
+	b = open_persistent(c, order, true);
+	fill(c, &b, NULL, NULL);
 	atomic_store(&b.ledger->recompress, 1);
 	wait_until_packed(&b);
 	sample(c->name, "bytes/page", "tmem packed", (double)b.ledger->used_bytes / c->count);
 	sample(c->name, "recompression us", "tmem",
 		(double)pool_stat(&b, TM_STAT_RECOMPRESS_CPU_US) / c->count);
-	get_all(c, &b, "tmem packed");
+	get_all(c, &b, "get us", "tmem packed");
 	close_store(&b);
+}
+
+static int compare_hashes(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* What TM_POOL_DEDUP costs and gains, in two stores that do not differ in anything else; and which
+ * part of the pages are copies of others. */
+static void run_dedup(const struct corpus *c)
+{
+	uint64_t *hash = calloc(c->count, sizeof(*hash));
+	uint32_t copies = 0;
+
+	for (uint32_t i = 0; i < c->count; i++)
+		hash[i] = XXH3_64bits(corpus_page(c, i), c->bytes);
+	qsort(hash, c->count, sizeof(*hash), compare_hashes);
+	for (uint32_t i = 1; i < c->count; i++)
+		copies += hash[i] == hash[i - 1];
+	sample(c->name, "copies of other pages", "share", (double)copies / c->count);
+	free(hash);
+	for (uint32_t attrs = 0; attrs <= TM_POOL_DEDUP; attrs += TM_POOL_DEDUP) {
+		const char *who = attrs ? "dedup" : "tmem";
+		struct bench_store b = open_store(
+			(struct tm_store_params){
+				.limit = (uint64_t)c->count * c->bytes * 2 + (64u << 20)},
+			tm_pool_flags(0, 0), TM_POOL_RETAIN | attrs);
+
+		fill(c, &b, "ephemeral put us", who);
+		sample(c->name, "ephemeral bytes/page", who,
+			(double)b.ledger->used_bytes / c->count);
+		get_all(c, &b, "ephemeral get us", who);
+		close_store(&b);
+	}
 }
 
 /* --- zram ---------------------------------------------------------------------------------------
@@ -236,6 +283,8 @@ int main(int argc, char **argv)
 	} else {
 		run_codec(&c);
 		run_tmem(&c, order);
+		if (order == 0)
+			run_dedup(&c);
 	}
 	return 0;
 }

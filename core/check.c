@@ -81,9 +81,9 @@ static void check_segment(struct census *c, uint32_t id)
 static void check_pool(struct census *c, const struct tm_pool *p)
 {
 	uint64_t fixed = c->segments[p->id] * tm_arena_segment_bytes(c->s->arena) +
-		tm_ghost_bytes(&p->ghost);
+		tm_lines_bytes(&p->ghost.buckets) + tm_lines_bytes(&p->contents);
 
-	if (tm_pool_is_persistent(p) && tm_ghost_bytes(&p->ghost) > 0)
+	if (tm_pool_is_persistent(p) && tm_lines_bytes(&p->ghost.buckets) > 0)
 		c->fault = -TM_FAULT_GHOST;
 	else if (p->stat[TM_STAT_PAGES] != c->pages[p->id] ||
 		p->stat[TM_STAT_PAYLOAD_BYTES] != c->payload[p->id] ||

@@ -55,6 +55,7 @@ int tm_codec_decode(enum tm_codec codec, const void *payload, uint32_t bytes, vo
 			return -EIO;
 		return 0;
 	case TM_CODEC_ZSTD:
+	case TM_CODEC_DUP:
 		break;
 	}
 	return -EIO;

@@ -6,6 +6,7 @@
  * case) LZ4   the payload is an LZ4 block (liblz4: the fastest decoder among the kept libraries)
  *   RAW   the page did not compress by at least 1/16, or the pool's compression is off
  *   ZSTD  the payload is a zstd frame, made and read by pack.h
+ *   DUP   the page is the same as another one, which the payload names (dedup.c)
  *
  * Stateless and thread safe.
  */
@@ -20,6 +21,7 @@ enum tm_codec {
 	TM_CODEC_SAME = 2,
 	TM_CODEC_LZ4 = 3,
 	TM_CODEC_ZSTD = 4,
+	TM_CODEC_DUP = 5,
 };
 
 /* A buffer for tm_codec_encode must have room for a whole page. */
@@ -33,9 +35,9 @@ struct tm_encoded {
  * fail: what does not compress is RAW. */
 struct tm_encoded tm_codec_encode(const void *page, uint32_t page_bytes, bool compress, void *buf);
 
-/* Rebuild a page of exactly `page_bytes`, of any codec but ZSTD. 0; -EIO when codec or payload
- * cannot give that. Never reads outside the payload nor writes outside the page, whatever the
- * bytes. */
+/* Rebuild a page of exactly `page_bytes`, of any codec but ZSTD and DUP. 0; -EIO when codec or
+ * payload cannot give that. Never reads outside the payload nor writes outside the page, whatever
+ * the bytes. */
 int tm_codec_decode(enum tm_codec codec, const void *payload, uint32_t bytes, void *ret_page,
 	uint32_t page_bytes);
 

@@ -8,9 +8,9 @@
  * new pages (reclaim.c). As many pages are remembered as the pool holds: what LRU would
  * still have is recognised. A mark tells its age by its stamp; a full bucket gives up its oldest.
  *
- * The table doubles as the pool grows, by a chunk as large as all before it; nothing is moved, so
- * half of what was remembered is forgotten then. It takes 4 to 8 bytes for each page the pool ever
- * held at once, charged to the pool, and never shrinks before the pool goes.
+ * The table (lines.h) doubles as the pool grows, and half of what was remembered is forgotten then.
+ * It takes 4 to 8 bytes for each page the pool ever held at once, charged to the pool, and never
+ * shrinks before the pool goes.
  *
  * A wrong answer is harmless and rare: another page's mark is taken for ours in 1 of 65,000 times.
  *
@@ -27,19 +27,13 @@
 #include <stdint.h>
 
 #include "core/budget.h"
+#include "core/lines.h"
 #include "core/tmem.h"
-
-#define TM_GHOST_CHUNKS_MAX 24
-
-struct tm_ghost_bucket;
 
 /* All zeros remembers nothing. */
 struct tm_ghost {
-	_Atomic uint32_t buckets; /* a power of two, or 0 */
-	_Atomic uint64_t clock;   /* 2^32 for each time all of the table was marked */
-	_Atomic uint64_t grow_at; /* pages of the pool from which on it is too small */
-	atomic_flag growing;
-	struct tm_ghost_bucket *chunk[TM_GHOST_CHUNKS_MAX]; /* published by `buckets` */
+	struct tm_lines buckets;
+	_Atomic uint64_t clock; /* 2^32 for each time all of the table was marked */
 };
 
 uint64_t tm_ghost_hash(const struct tm_oid *oid, uint32_t index);
@@ -55,8 +49,5 @@ void tm_ghost_remember(struct tm_ghost *g, uint64_t hash);
 
 /* Is it among the last `pages` that were remembered? It is forgotten then. */
 bool tm_ghost_recall(struct tm_ghost *g, uint64_t hash, uint64_t pages);
-
-/* What tm_ghost_grow() charged so far. For checks. */
-uint64_t tm_ghost_bytes(const struct tm_ghost *g);
 
 #endif

@@ -396,17 +396,57 @@ static void cursor_aim(struct tm_cursor *c, const struct tm_handle *h)
 	c->slot = c->leaf && slot_of(h) < c->leaf->capacity ? &c->leaf->slots[slot_of(h)] : NULL;
 }
 
+static uint64_t hash_of(const struct tm_handle *h)
+{
+	return XXH3_64bits_withSeed(
+		&h->oid, sizeof(h->oid), (uint64_t)h->objects->pool << 32 | run_of(h));
+}
+
 void tm_index_lock(struct tm_index *ix, const struct tm_handle *h, struct tm_cursor *ret_cursor)
 {
 	struct tm_cursor *c = ret_cursor;
 
 	c->ix = ix;
-	c->hash = XXH3_64bits_withSeed(
-		&h->oid, sizeof(h->oid), (uint64_t)h->objects->pool << 32 | run_of(h));
+	c->hash = hash_of(h);
 	c->shard = &ix->shards[c->hash % SHARDS];
 	tm_lock(&c->shard->lock);
 	c->leaf = leaf_find_locked(c->shard, h, c->hash);
 	cursor_aim(c, h);
+}
+
+/* Of a run's hash, the bits that choose shard and bucket, as long as those are fewer than 65,536.
+ */
+static uint64_t clue_hash(uint64_t hash)
+{
+	return hash & TM_CLUE_MASK >> TM_LEAF_SHIFT;
+}
+
+uint64_t tm_index_clue(const struct tm_handle *h)
+{
+	return clue_hash(hash_of(h)) << TM_LEAF_SHIFT | slot_of(h);
+}
+
+bool tm_index_lock_clue(struct tm_index *ix, struct tm_objects *objects, uint64_t clue,
+	struct tm_handle *ret_handle, struct tm_cursor *ret_cursor)
+{
+	uint64_t hash = clue >> TM_LEAF_SHIFT;
+	struct tm_shard *shard = &ix->shards[hash % SHARDS];
+
+	tm_lock(&shard->lock);
+	for (struct item *i = *table_bucket(&shard->leaves, hash); i; i = i->next) {
+		struct tm_leaf *leaf = (struct tm_leaf *)i;
+
+		if (clue_hash(i->hash) != hash || leaf->object->objects != objects)
+			continue;
+		*ret_handle = (struct tm_handle){objects, leaf->object->oid,
+			leaf->run << TM_LEAF_SHIFT | (uint32_t)(clue & (TM_LEAF_SLOTS - 1))};
+		*ret_cursor =
+			(struct tm_cursor){.ix = ix, .shard = shard, .leaf = leaf, .hash = i->hash};
+		cursor_aim(ret_cursor, ret_handle);
+		return true;
+	}
+	tm_unlock(&shard->lock);
+	return false;
 }
 
 int tm_index_make_locked(struct tm_cursor *c, const struct tm_handle *h)

@@ -67,6 +67,17 @@ void tm_objects_destroy(struct tm_objects *objects); /* empty already */
 /* Lock the handle's region and look it up. Always succeeds; cursor->slot may be NULL. */
 void tm_index_lock(struct tm_index *ix, const struct tm_handle *h, struct tm_cursor *ret_cursor);
 
+/*
+ * A handle's clue: a few bits that lead back to it as long as its run has pages; or, one time in
+ * very many, to another one. Locks the place it leads to; false, and nothing locked, where there is
+ * none in `objects`.
+ */
+#define TM_CLUE_BITS 38
+#define TM_CLUE_MASK ((1ull << TM_CLUE_BITS) - 1)
+uint64_t tm_index_clue(const struct tm_handle *h);
+bool tm_index_lock_clue(struct tm_index *ix, struct tm_objects *objects, uint64_t clue,
+	struct tm_handle *ret_handle, struct tm_cursor *ret_cursor);
+
 /* Make cursor->slot exist. 0; -ENOMEM, or -ENOBUFS when the nodes set aside in a resident store are
  * used up; nothing changed then. */
 int tm_index_make_locked(struct tm_cursor *cursor, const struct tm_handle *h);

@@ -5,7 +5,7 @@
  * A handle's life, and the function of each change:
  *
  *      absent --publish--> present --publish--> present (the old entry dead)
- *                          present --flush_handle, pin(remove), damaged, tm_make_room--> absent
+ *                          present --flush_handle, pin(remove), lost, tm_make_room--> absent
  *
  * Each arrow is one critical section of the handle's shard. Entries are appended before it and
  * segments released after it, with no lock held.
@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "core/codec.h"
 #include "core/entry.h"
@@ -47,6 +48,7 @@ static enum tm_stat codec_gauge(enum tm_codec codec)
 	return codec == TM_CODEC_SAME    ? TM_STAT_SAME_FILLED
 		: codec == TM_CODEC_RAW  ? TM_STAT_RAW
 		: codec == TM_CODEC_ZSTD ? TM_STAT_PACKED
+		: codec == TM_CODEC_DUP  ? TM_STAT_DEDUPED
 					 : TM_STAT_COUNT;
 }
 
@@ -213,16 +215,26 @@ static int put_page(struct tm_store *s, struct tm_pool *p, const struct tm_handl
 {
 	bool compress =
 		atomic_load_explicit(&s->ledger->compress, memory_order_relaxed) == TM_COMPRESS_LZ4;
+	bool dedup = tm_pool_dedups(p);
+	uint64_t content = dedup ? XXH3_64bits(page, p->page_bytes) : 0;
+	struct tm_original original;
 	struct tm_encoded encoded;
+	int rc;
 
 	if (is_frozen(s)) {
 		tm_stat_add(p, TM_STAT_PUTS_FROZEN, 1);
 		return -EBUSY;
 	}
-	encoded = tm_codec_encode(page, p->page_bytes, compress, buf);
+	if (dedup && tm_dedup_find(s, p, h, page, content, buf, &original))
+		encoded = (struct tm_encoded){TM_CODEC_DUP, sizeof(original), &original};
+	else
+		encoded = tm_codec_encode(page, p->page_bytes, compress, buf);
 	if (encoded.codec == TM_CODEC_RAW && compress && p->log.owner->attrs & TM_POOL_REFUSE_RAW)
 		return -E2BIG;
-	return insert(s, p, h, encoded, expect);
+	rc = insert(s, p, h, encoded, expect);
+	if (rc == 0 && dedup && encoded.codec != TM_CODEC_DUP && encoded.codec != TM_CODEC_SAME)
+		tm_dedup_remember(s, p, h, content);
+	return rc;
 }
 
 int tm_store_put(
@@ -251,6 +263,8 @@ int tm_entry_decode(
 {
 	struct tm_unpacker *u;
 
+	if (e->codec == TM_CODEC_DUP)
+		return tm_dedup_decode(s, p, e, ret_page);
 	if (e->codec != TM_CODEC_ZSTD)
 		return tm_codec_decode(e->codec, e->payload, e->bytes, ret_page, p->page_bytes);
 	u = atomic_load(&s->unpacker);
@@ -302,14 +316,15 @@ static void unpin(struct tm_store *s, uint64_t slot)
 	tm_segment_unref(s->arena, tm_slot_segment(slot));
 }
 
-/* The pinned entry at `slot` proved damaged: an error where the page was promised, a miss where it
- * was not, and then it is gone. */
-static int damaged(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h, uint64_t slot)
+/* The pinned entry at `slot` gave no page: -EIO, it is damaged, or -ENOENT, its original is gone.
+ * An error where the page was promised, a miss where it was not, and then it is gone as well. */
+static int lost(
+	struct tm_store *s, struct tm_pool *p, const struct tm_handle *h, uint64_t slot, int why)
 {
 	struct tm_cursor c;
 	bool drop;
 
-	tm_stat_add(p, TM_STAT_CORRUPT, 1);
+	tm_stat_add(p, TM_STAT_CORRUPT, why == -EIO);
 	if (tm_pool_is_persistent(p))
 		return -EIO;
 	tm_index_lock(s->index, h, &c);
@@ -336,7 +351,7 @@ static int get_page(struct tm_store *s, struct tm_pool *p, const struct tm_handl
 		return -ENOENT;
 	rc = decode(s, p, h, slot, ret_page);
 	if (rc < 0)
-		rc = damaged(s, p, h, slot);
+		rc = lost(s, p, h, slot, rc);
 	else
 		tm_stat_add(p, TM_STAT_HITS, 1);
 	unpin(s, slot);
@@ -421,7 +436,7 @@ static int modify_once(struct tm_store *s, struct tm_pool *p, const struct tm_ha
 		return -ENOENT;
 	rc = decode(s, p, h, slot, page);
 	if (rc < 0) {
-		rc = damaged(s, p, h, slot);
+		rc = lost(s, p, h, slot, rc);
 	} else {
 		memcpy(old, page + offset, length);
 		memcpy(page + offset, buf, length);

@@ -70,6 +70,12 @@ static int fail(struct save *v, int rc, const char *why)
 
 /* --- one page --------------------------------------------------------------------------------- */
 
+static void unpin(struct save *v, uint64_t slot)
+{
+	if (slot != TM_SLOT_NONE)
+		tm_segment_unref(v->s->arena, tm_slot_segment(slot));
+}
+
 /* Send the entry at `slot`, whose segment is pinned, or that there is none. */
 static int send_slot(struct save *v, const struct tm_handle *h, uint32_t pool, uint64_t slot)
 {
@@ -77,6 +83,8 @@ static int send_slot(struct save *v, const struct tm_handle *h, uint32_t pool, u
 	struct tm_stream_page page = {
 		.pool = v->number[pool], .oid = h->oid, .index = h->index, .gone = true};
 	struct tm_pool *p = v->pools[pool];
+	uint64_t original = TM_SLOT_NONE;
+	int rc;
 
 	if (slot != TM_SLOT_NONE) {
 		const struct tm_segment *seg = tm_segment(v->s->arena, id);
@@ -88,6 +96,9 @@ static int send_slot(struct save *v, const struct tm_handle *h, uint32_t pool, u
 
 		if (!good && tm_pool_is_persistent(p))
 			return fail(v, -EIO, "a page is damaged");
+		/* Each page by itself: what it was equal to may not be there any more. */
+		if (good && e.codec == TM_CODEC_DUP)
+			good = tm_dedup_pin(v->s, p, &e, false, &e, &original) == 0;
 		page.gone = !good; /* damaged: a miss, there as here */
 		if (good) {
 			page.main = tm_log_queue(&p->log, seg) != TM_QUEUE_NEW;
@@ -98,7 +109,9 @@ static int send_slot(struct save *v, const struct tm_handle *h, uint32_t pool, u
 		}
 	}
 	v->result->pages += !page.gone;
-	return tm_stream_put_page(v->writer, &page);
+	rc = tm_stream_put_page(v->writer, &page);
+	unpin(v, original);
+	return rc;
 }
 
 /* Look a page up and pin its segment, without counting that as a hit. */
@@ -113,12 +126,6 @@ static uint64_t pin(struct save *v, const struct tm_handle *h)
 		tm_segment_ref(v->s->arena, tm_slot_segment(slot));
 	tm_index_unlock(&c);
 	return slot;
-}
-
-static void unpin(struct save *v, uint64_t slot)
-{
-	if (slot != TM_SLOT_NONE)
-		tm_segment_unref(v->s->arena, tm_slot_segment(slot));
 }
 
 /* --- all pages -------------------------------------------------------------------------------- */

@@ -157,6 +157,10 @@ static int check_pool_params(const struct tm_pool_params *params)
 		return -EINVAL;
 	if (params->attrs & ~TM_POOL_ATTRS || !params->name || strlen(params->name) > TM_NAME_MAX)
 		return -EINVAL;
+	/* An equal page may vanish with its original, which a get must not take out. */
+	if (params->attrs & TM_POOL_DEDUP &&
+		(flags & TM_POOL_PERSIST || !(params->attrs & TM_POOL_RETAIN)))
+		return -EOPNOTSUPP;
 	if (flags & TM_POOL_PRECOMPRESSED || (flags & TM_POOL_SHARED && flags & TM_POOL_PERSIST))
 		return -EOPNOTSUPP;
 	/* Only a host can hold what several clients trust; nobody here may authorise. */
@@ -337,6 +341,7 @@ void tm_pool_tear_down(struct tm_store *s, struct tm_pool *p)
 		tm_pool_flush_object(s, p, &oid);
 	tm_log_seal(&p->log, 0);
 	tm_ghost_drop(&p->ghost, &s->budget, &p->stat[TM_STAT_USED_BYTES]);
+	tm_lines_drop(&p->contents, &s->budget, &p->stat[TM_STAT_USED_BYTES]);
 	tm_objects_destroy(p->objects);
 	tm_unlock(&s->reclaim_lock);
 

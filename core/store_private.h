@@ -2,8 +2,9 @@
 /*
  * store_private.h - what the files that make up the store share
  *
- * store.c (the store and its pools), page.c (pages), reclaim.c (eviction and cleaning), upkeep.c
- * (what is done while nobody waits), recover.c (after a crash), check.c (invariants).
+ * store.c (the store and its pools), page.c (pages), dedup.c (equal ones), reclaim.c (eviction and
+ * cleaning), upkeep.c (what is done while nobody waits), recover.c (after a crash), check.c
+ * (invariants).
  */
 #ifndef TM_STORE_PRIVATE_H
 #define TM_STORE_PRIVATE_H
@@ -38,7 +39,8 @@ struct tm_pool {
 	struct tm_objects *objects;
 	_Atomic uint64_t *stat; /* in the ledger */
 	struct tm_log log;
-	struct tm_ghost ghost; /* of an ephemeral pool */
+	struct tm_ghost ghost;    /* of an ephemeral pool */
+	struct tm_lines contents; /* of a pool with TM_POOL_DEDUP, see dedup.c */
 };
 
 #define TM_POOL_LIVE_BIT (1u << 31)
@@ -88,6 +90,12 @@ static inline bool tm_pool_is_exclusive(const struct tm_pool *p)
 	return !tm_pool_is_persistent(p) && !(p->log.owner[TM_QUEUE_NEW].attrs & TM_POOL_RETAIN);
 }
 
+/* Equal pages are stored once. */
+static inline bool tm_pool_dedups(const struct tm_pool *p)
+{
+	return p->log.owner[TM_QUEUE_NEW].attrs & TM_POOL_DEDUP;
+}
+
 static inline void tm_stat_add(struct tm_pool *p, enum tm_stat stat, uint64_t n)
 {
 	atomic_fetch_add_explicit(&p->stat[stat], n, memory_order_relaxed);
@@ -131,7 +139,8 @@ void tm_page_dead_locked(struct tm_store *s, struct tm_pool *p, uint64_t slot);
 void tm_page_moved_locked(
 	struct tm_store *s, struct tm_pool *p, uint64_t slot, struct tm_killed what);
 
-/* Rebuild the page of an entry, of any codec, whose checksum is right. 0; -EIO. */
+/* Rebuild the page of an entry, of any codec, whose checksum is right. 0; -EIO; -ENOENT for a DUP
+ * entry whose original is gone. */
 int tm_entry_decode(
 	struct tm_store *s, const struct tm_pool *p, const struct tm_entry_view *e, void *ret_page);
 
@@ -174,6 +183,33 @@ static inline struct tm_packed *tm_packed_next(const struct tm_packed *packed)
 /* Empty a segment of a persistent pool: each page that is still where it was goes to the queue of
  * packed pages, with its new payload or, if it has none, as it is. The pool is entered. */
 void tm_sweep_packed(struct tm_store *s, uint32_t id, const struct tm_packed *packed);
+
+/* --- dedup.c ---------------------------------------------------------------------------------- */
+
+/* The payload of a DUP entry: which entry has its bytes. */
+struct tm_original {
+	struct tm_oid oid;
+	uint64_t seq;
+	uint32_t index, zero;
+};
+
+/* Is a page with these bytes, whose XXH3 is `content`, stored under another handle than `h`?
+ * `scratch` has room for a page. Up to 2 us, and a lookup in another shard; holds no lock. */
+bool tm_dedup_find(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h,
+	const void *page, uint64_t content, void *scratch, struct tm_original *ret_original);
+
+/* `h` has this content now, in an entry that is no DUP. */
+void tm_dedup_remember(
+	struct tm_store *s, struct tm_pool *p, const struct tm_handle *h, uint64_t content);
+
+/* Pin the segment of the entry that a DUP entry names, and take that apart; `hit` counts as a use
+ * of it. 0; -ENOENT it is gone, or damaged; -EIO the DUP entry is no such thing. */
+int tm_dedup_pin(struct tm_store *s, const struct tm_pool *p, const struct tm_entry_view *dup,
+	bool hit, struct tm_entry_view *ret_original, uint64_t *ret_slot);
+
+/* The same, and rebuild the page. */
+int tm_dedup_decode(struct tm_store *s, const struct tm_pool *p, const struct tm_entry_view *dup,
+	void *ret_page);
 
 /* --- upkeep.c --------------------------------------------------------------------------------- */
 

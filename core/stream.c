@@ -419,6 +419,8 @@ static bool is_payload(const struct tm_stream_page *page, uint32_t page_bytes)
 	case TM_CODEC_LZ4:
 	case TM_CODEC_ZSTD:
 		return page->bytes > 0 && page->bytes < page_bytes;
+	case TM_CODEC_DUP: /* sent as what it names */
+		break;
 	}
 	return false;
 }

@@ -63,7 +63,8 @@ static inline uint32_t tm_pool_flags(uint32_t kind, unsigned int order)
 /* Attributes that Xen's word has no room for. */
 #define TM_POOL_RETAIN     (1u << 0) /* ephemeral, but a get leaves the page (a file cache) */
 #define TM_POOL_REFUSE_RAW (1u << 1) /* an incompressible page is refused, not stored raw */
-#define TM_POOL_ATTRS      (TM_POOL_RETAIN | TM_POOL_REFUSE_RAW)
+#define TM_POOL_DEDUP      (1u << 2) /* equal pages are stored once; RETAIN pools only */
+#define TM_POOL_ATTRS      (TM_POOL_RETAIN | TM_POOL_REFUSE_RAW | TM_POOL_DEDUP)
 
 struct tm_uuid {
 	uint64_t lo, hi;
@@ -110,8 +111,8 @@ struct tmem_ops {
 
 	/* Make a pool. Returns its id (>= 0, the lowest free), or: -EINVAL unknown spec version,
 	 * order > TM_ORDER_MAX, reserved bits or attributes, bad name; -EOPNOTSUPP PRECOMPRESSED,
-	 * SHARED with PERSIST; -EACCES SHARED without authority; -ENFILE all ids taken; -ENOMEM.
-	 * Those of tm_open_shared() are named there. */
+	 * SHARED with PERSIST, DEDUP with PERSIST or without RETAIN; -EACCES SHARED without
+	 * authority; -ENFILE all ids taken; -ENOMEM. Those of tm_open_shared() are named there. */
 	int (*new_pool)(struct tmem *t, const struct tm_pool_params *params);
 
 	/* Drop the pool and all its pages; the memory is back when this returns, the id is free. */

@@ -195,10 +195,10 @@ static void only_ephemeral_pools_have_a_ghost(void **state)
 	struct test_store *t = *state;
 	int cache = test_pool(t, 0, 0, TM_POOL_RETAIN), swap = test_pool(t, TM_POOL_PERSIST, 0, 0);
 	uint32_t holds = fill(t, cache);
-	uint64_t ghost = tm_ghost_bytes(&t->store->pools[cache].ghost);
+	uint64_t ghost = tm_lines_bytes(&t->store->pools[cache].ghost.buckets);
 
 	put(t, swap, 0, 100);
-	assert_int_equal(tm_ghost_bytes(&t->store->pools[swap].ghost), 0);
+	assert_int_equal(tm_lines_bytes(&t->store->pools[swap].ghost.buckets), 0);
 	assert_in_range(ghost, 4 * holds, 9ull * holds);
 	tm_store_flush_object(t->store, cache, &oid);
 	tm_store_release(t->store, UINT64_MAX);
@@ -236,7 +236,7 @@ static int exorcise(void **state)
 {
 	struct haunted *h = *state;
 
-	assert_int_equal(tm_ghost_bytes(&h->ghost), h->owner);
+	assert_int_equal(tm_lines_bytes(&h->ghost.buckets), h->owner);
 	tm_ghost_drop(&h->ghost, &h->budget, &h->owner);
 	assert_int_equal(h->owner, 0);
 	assert_int_equal(h->ledger.used_bytes, 0);
@@ -298,9 +298,9 @@ static void the_ghost_is_bounded(void **state)
 
 	for (uint64_t pages = 1; pages < 1u << 30; pages += pages / 2 + 1) {
 		tm_ghost_grow(&h->ghost, &h->budget, &h->owner, pages);
-		assert_true(tm_ghost_bytes(&h->ghost) <= LIMIT / 64);
+		assert_true(tm_lines_bytes(&h->ghost.buckets) <= LIMIT / 64);
 	}
-	assert_true(tm_ghost_bytes(&h->ghost) > LIMIT / 256);
+	assert_true(tm_lines_bytes(&h->ghost.buckets) > LIMIT / 256);
 }
 
 static void a_refused_ghost_goes_on_as_it_is(void **state)
@@ -310,16 +310,16 @@ static void a_refused_ghost_goes_on_as_it_is(void **state)
 
 	tm_ghost_grow(&h->ghost, &h->budget, &h->owner, 1000);
 	tm_ghost_remember(&h->ghost, hash_of(7));
-	before = tm_ghost_bytes(&h->ghost);
+	before = tm_lines_bytes(&h->ghost.buckets);
 	h->refusing = true;
 	tm_ghost_grow(&h->ghost, &h->budget, &h->owner, 10000);
-	assert_int_equal(tm_ghost_bytes(&h->ghost), before);
+	assert_int_equal(tm_lines_bytes(&h->ghost.buckets), before);
 	assert_true(tm_ghost_recall(&h->ghost, hash_of(7), 10000));
 	h->refusing = false;
 	tm_ghost_grow(&h->ghost, &h->budget, &h->owner, 10001); /* not so soon again */
-	assert_int_equal(tm_ghost_bytes(&h->ghost), before);
+	assert_int_equal(tm_lines_bytes(&h->ghost.buckets), before);
 	tm_ghost_grow(&h->ghost, &h->budget, &h->owner, 12000);
-	assert_true(tm_ghost_bytes(&h->ghost) > before);
+	assert_true(tm_lines_bytes(&h->ghost.buckets) > before);
 }
 
 int main(void)

@@ -37,6 +37,7 @@ struct round {
 	struct test_store t;
 	int pool;
 	bool ephemeral, exclusive;
+	uint64_t alike; /* so many puts and writes have the same value */
 	_Atomic uint64_t clock, values;
 	struct call calls[THREADS][CALLS];
 	pthread_barrier_t start, end;
@@ -73,7 +74,7 @@ static void do_call(struct round *r, struct call *c)
 	struct tm_store *s = r->t.store;
 
 	if (c->kind != GET && c->kind != FLUSH) {
-		c->value = atomic_fetch_add(&r->values, 1) + 1;
+		c->value = atomic_fetch_add(&r->values, 1) / r->alike + 1;
 		make_page(c->value, page);
 	}
 	c->got = 0;
@@ -230,6 +231,7 @@ static void run(uint32_t kind, uint32_t attrs)
 			.cold_ms = 1});
 	r->pool = test_pool(&r->t, kind, 0, attrs);
 	r->ephemeral = !(kind & TM_POOL_PERSIST);
+	r->alike = attrs & TM_POOL_DEDUP ? 2 : 1;
 	r->exclusive = r->ephemeral && !(attrs & TM_POOL_RETAIN);
 	pthread_barrier_init(&r->start, NULL, THREADS + 1);
 	pthread_barrier_init(&r->end, NULL, THREADS + 1);
@@ -271,6 +273,12 @@ static void retained_calls_have_an_order(void **state)
 	run(0, TM_POOL_RETAIN);
 }
 
+static void deduplicated_calls_have_an_order(void **state)
+{
+	(void)state;
+	run(0, TM_POOL_RETAIN | TM_POOL_DEDUP);
+}
+
 static void exclusive_calls_have_an_order(void **state)
 {
 	(void)state;
@@ -306,6 +314,7 @@ int main(void)
 		cmocka_unit_test(a_stale_read_has_no_order),
 		cmocka_unit_test(persistent_calls_have_an_order),
 		cmocka_unit_test(retained_calls_have_an_order),
+		cmocka_unit_test(deduplicated_calls_have_an_order),
 		cmocka_unit_test(exclusive_calls_have_an_order),
 	};
 

@@ -32,6 +32,7 @@ static const struct kind {
 	{0, 0, TM_POOL_RETAIN, false, false},
 	{TM_POOL_PERSIST, 2, TM_POOL_REFUSE_RAW, true, false},
 	{0, 4, TM_POOL_RETAIN, false, false},
+	{0, 0, TM_POOL_RETAIN | TM_POOL_DEDUP, false, false},
 };
 #define KINDS TM_ARRAY_SIZE(kinds)
 
@@ -162,10 +163,13 @@ static void check_hit(const struct ref *r, const uint8_t *got, uint32_t offset, 
 
 static void do_put(struct model *m, unsigned int k, unsigned int o, unsigned int i)
 {
+	uint64_t seed = test_random(&m->random);
 	struct tm_oid oid = oid_of(o);
 	int rc;
 
-	test_page(test_random(&m->random), m->page, bytes_of(k));
+	if (kinds[k].attrs & TM_POOL_DEDUP)
+		seed %= 100; /* so that many are equal */
+	test_page(seed, m->page, bytes_of(k));
 	rc = tm_store_put(m->t.store, m->pool[k], &oid, index_of(i), m->page);
 	assert_true(rc == 0 || rc == -ENOMEM || rc == -EBUSY || rc == -E2BIG);
 	if (rc == 0)
