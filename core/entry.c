@@ -84,13 +84,9 @@ bool tm_entry_is(const struct tm_entry_view *e, const struct tm_oid *oid, uint32
 	return e->index == index && tm_oid_equal(&e->oid, oid) && e->check == tm_entry_check(e);
 }
 
-struct tm_killed tm_entry_kill(void *at)
+void tm_entry_kill(void *at)
 {
 	struct tm_entry *e = at;
-	uint32_t meta = __atomic_fetch_or(&e->meta, TM_ENTRY_DEAD, __ATOMIC_RELAXED);
 
-	return (struct tm_killed){
-		.total = tm_entry_total(meta & TM_ENTRY_BYTES_MASK, meta & TM_ENTRY_HAS_OID),
-		.codec = meta >> TM_ENTRY_CODEC_SHIFT & 0xf,
-	};
+	__atomic_fetch_or(&e->meta, TM_ENTRY_DEAD, __ATOMIC_RELAXED);
 }

@@ -71,15 +71,8 @@ int tm_entry_view(const void *at, uint32_t room, const struct tm_oid *segment_oi
 /* The payload and what names it are as they were written, and it is (oid, index). */
 bool tm_entry_is(const struct tm_entry_view *e, const struct tm_oid *oid, uint32_t index);
 
-/* What a dead entry was, for the accounts. A damaged entry may say anything here: accounts may then
- * be off, nothing else. */
-struct tm_killed {
-	uint32_t total;
-	enum tm_codec codec;
-};
-
 /* Set DEAD. */
-struct tm_killed tm_entry_kill(void *at);
+void tm_entry_kill(void *at);
 
 static inline bool tm_oid_equal(const struct tm_oid *a, const struct tm_oid *b)
 {

@@ -317,6 +317,12 @@ static struct tm_leaf *leaf_find_locked(
 	return NULL;
 }
 
+static struct tm_handle handle_of(const struct tm_leaf *leaf, uint32_t n)
+{
+	return (struct tm_handle){
+		leaf->object->objects, leaf->object->oid, leaf->run << TM_LEAF_SHIFT | n};
+}
+
 /* Make the leaf's slot array reach `slot`. */
 static int leaf_reach_locked(
 	struct tm_index *ix, struct tm_objects *objects, struct tm_leaf *leaf, uint32_t slot)
@@ -438,8 +444,7 @@ bool tm_index_lock_clue(struct tm_index *ix, struct tm_objects *objects, uint64_
 
 		if (clue_hash(i->hash) != hash || leaf->object->objects != objects)
 			continue;
-		*ret_handle = (struct tm_handle){objects, leaf->object->oid,
-			leaf->run << TM_LEAF_SHIFT | (uint32_t)(clue & (TM_LEAF_SLOTS - 1))};
+		*ret_handle = handle_of(leaf, clue & (TM_LEAF_SLOTS - 1));
 		*ret_cursor =
 			(struct tm_cursor){.ix = ix, .shard = shard, .leaf = leaf, .hash = i->hash};
 		cursor_aim(ret_cursor, ret_handle);
@@ -491,17 +496,19 @@ void tm_cursor_set(struct tm_cursor *c, uint64_t slot)
 	*c->slot = slot;
 }
 
+static void leaf_remove_locked(struct tm_index *ix, struct tm_shard *shard, struct tm_leaf *leaf)
+{
+	struct tm_objects *objects = leaf->object->objects;
+
+	table_remove(&shard->leaves, &leaf->item);
+	object_remove_leaf(leaf);
+	leaf_free(ix, objects, leaf);
+}
+
 void tm_index_unlock(struct tm_cursor *c)
 {
-	struct tm_leaf *leaf = c->leaf;
-
-	if (leaf && leaf->present == 0) {
-		struct tm_objects *objects = leaf->object->objects;
-
-		table_remove(&c->shard->leaves, &leaf->item);
-		object_remove_leaf(leaf);
-		leaf_free(c->ix, objects, leaf);
-	}
+	if (c->leaf && c->leaf->present == 0)
+		leaf_remove_locked(c->ix, c->shard, c->leaf);
 	tm_unlock(&c->shard->lock);
 }
 
@@ -574,6 +581,47 @@ bool tm_index_is_object_marked(struct tm_objects *objects, const struct tm_oid *
 	return objects->ix->marks && tm_marks_has(objects->ix->marks, object_mark(objects, oid));
 }
 
+/* --- all of it ---------------------------------------------------------------------------------
+ */
+
+static void drop_from_leaf_locked(struct tm_cursor *c,
+	bool (*drop)(void *opaque, const struct tm_handle *h, uint64_t slot), void *opaque)
+{
+	struct tm_handle h = handle_of(c->leaf, 0);
+
+	for (uint32_t n = 0; n < c->leaf->capacity; n++) {
+		c->slot = &c->leaf->slots[n];
+		h.index = c->leaf->run << TM_LEAF_SHIFT | n;
+		if (*c->slot != TM_SLOT_NONE && drop(opaque, &h, *c->slot))
+			tm_cursor_set(c, TM_SLOT_NONE);
+	}
+	if (c->leaf->present == 0)
+		leaf_remove_locked(c->ix, c->shard, c->leaf);
+}
+
+void tm_index_drop(struct tm_index *ix,
+	bool (*drop)(void *opaque, const struct tm_handle *h, uint64_t slot), void *opaque)
+{
+	for (uint32_t s = 0; s < SHARDS; s++) {
+		struct tm_shard *shard = &ix->shards[s];
+		struct item *item, *next;
+
+		tm_lock(&shard->lock);
+		for (uint32_t b = 0; b < shard->leaves.buckets; b++) {
+			for (item = shard->leaves.bucket[b]; item; item = next) {
+				struct tm_cursor c = {.ix = ix,
+					.shard = shard,
+					.leaf = (struct tm_leaf *)item,
+					.hash = item->hash};
+
+				next = item->next; /* the leaf may go */
+				drop_from_leaf_locked(&c, drop, opaque);
+			}
+		}
+		tm_unlock(&shard->lock);
+	}
+}
+
 void tm_index_each(struct tm_index *ix,
 	void (*visit)(void *opaque, const struct tm_handle *h, uint64_t slot), void *opaque)
 {
@@ -584,10 +632,10 @@ void tm_index_each(struct tm_index *ix,
 		for (uint32_t b = 0; b < t->buckets; b++) {
 			for (struct item *i = t->bucket[b]; i; i = i->next) {
 				struct tm_leaf *leaf = (struct tm_leaf *)i;
-				struct tm_handle h = {leaf->object->objects, leaf->object->oid, 0};
 
 				for (uint32_t n = 0; n < leaf->capacity; n++) {
-					h.index = leaf->run << TM_LEAF_SHIFT | n;
+					struct tm_handle h = handle_of(leaf, n);
+
 					if (leaf->slots[n] != TM_SLOT_NONE)
 						visit(opaque, &h, leaf->slots[n]);
 				}

@@ -68,24 +68,23 @@ static int make_room_locked(struct tm_log *log, struct tm_log_head *head, enum t
 	return 0;
 }
 
-static uint64_t append_locked(struct tm_log *log, struct tm_log_head *head,
-	const struct tm_entry_view *e, uint32_t *ret_total)
+static uint64_t append_locked(
+	struct tm_log *log, struct tm_log_head *head, const struct tm_entry_view *e)
 {
 	struct tm_segment *s = tm_segment(log->arena, head->segment);
 	bool has_oid = !tm_oid_equal(&e->oid, &s->oid);
 	uint32_t total = tm_entry_total(e->bytes, has_oid);
-	uint64_t slot = tm_slot(head->segment, s->tail);
+	uint64_t slot = tm_slot(head->segment, s->tail, total, e->codec);
 
 	tm_entry_write(tm_segment_data(log->arena, head->segment) + s->tail, e, has_oid);
 	tm_segment_ref(log->arena, head->segment);
 	atomic_fetch_add(&s->live_bytes, total);
 	s->tail += total;
-	*ret_total = total;
 	return slot;
 }
 
 int tm_log_append(struct tm_log *log, enum tm_queue queue, bool privileged,
-	const struct tm_entry_view *e, uint64_t *ret_slot, uint32_t *ret_total)
+	const struct tm_entry_view *e, uint64_t *ret_slot)
 {
 	struct tm_log_head *head = pick_head(log, queue);
 	int rc;
@@ -93,19 +92,17 @@ int tm_log_append(struct tm_log *log, enum tm_queue queue, bool privileged,
 	tm_lock(&head->lock);
 	rc = make_room_locked(log, head, queue, privileged, &e->oid, e->bytes);
 	if (rc == 0)
-		*ret_slot = append_locked(log, head, e, ret_total);
+		*ret_slot = append_locked(log, head, e);
 	tm_unlock(&head->lock);
 	return rc;
 }
 
-struct tm_killed tm_log_kill(struct tm_arena *a, uint64_t slot)
+void tm_log_kill(struct tm_arena *a, uint64_t slot)
 {
 	uint32_t id = tm_slot_segment(slot);
-	struct tm_entry *e = (struct tm_entry *)(tm_segment_data(a, id) + tm_slot_offset(slot));
-	struct tm_killed killed = tm_entry_kill(e);
 
-	atomic_fetch_sub(&tm_segment(a, id)->live_bytes, killed.total);
-	return killed;
+	tm_entry_kill(tm_segment_data(a, id) + tm_slot_offset(slot));
+	atomic_fetch_sub(&tm_segment(a, id)->live_bytes, tm_slot_total(slot));
 }
 
 /* The open segment, which is no longer the head's, or TM_SEGMENT_NONE. */

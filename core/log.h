@@ -56,15 +56,15 @@ enum tm_queue tm_log_queue(const struct tm_log *log, const struct tm_segment *s)
 
 /*
  * Append an entry as tm_entry_write() does. `privileged`: its segment may come out of the budget's
- * headroom. On success the entry holds a reference on its segment, *ret_slot says where it is and
- * *ret_total how many bytes it takes there. -ENOMEM: no room for another segment.
+ * headroom. On success the entry holds a reference on its segment and *ret_slot says where and what
+ * it is. -ENOMEM: no room for another segment.
  */
 int tm_log_append(struct tm_log *log, enum tm_queue queue, bool privileged,
-	const struct tm_entry_view *e, uint64_t *ret_slot, uint32_t *ret_total);
+	const struct tm_entry_view *e, uint64_t *ret_slot);
 
 /* Mark an entry dead; the caller then drops its reference with tm_segment_unref(), holding no lock.
  */
-struct tm_killed tm_log_kill(struct tm_arena *a, uint64_t slot);
+void tm_log_kill(struct tm_arena *a, uint64_t slot);
 
 /* Seal every open segment of which all, or at least `dead_min` bytes, are dead. Returns how many
  * there were.

@@ -42,8 +42,7 @@ static int page_enter(struct tm_store *s, int id, const struct tm_oid *oid, uint
 	return 0;
 }
 
-/* The gauge that a codec's pages are counted in, or TM_STAT_COUNT. */
-static enum tm_stat codec_gauge(enum tm_codec codec)
+enum tm_stat tm_codec_gauge(enum tm_codec codec)
 {
 	return codec == TM_CODEC_SAME    ? TM_STAT_SAME_FILLED
 		: codec == TM_CODEC_RAW  ? TM_STAT_RAW
@@ -52,43 +51,44 @@ static enum tm_stat codec_gauge(enum tm_codec codec)
 					 : TM_STAT_COUNT;
 }
 
-static void entry_added(struct tm_pool *p, struct tm_killed what)
+static void entry_added(struct tm_pool *p, uint64_t slot)
 {
-	enum tm_stat gauge = codec_gauge(what.codec);
+	enum tm_stat gauge = tm_codec_gauge(tm_slot_codec(slot));
 
-	tm_stat_add(p, TM_STAT_PAYLOAD_BYTES, what.total);
+	tm_stat_add(p, TM_STAT_PAYLOAD_BYTES, tm_slot_total(slot));
 	if (gauge != TM_STAT_COUNT)
 		tm_stat_add(p, gauge, 1);
 }
 
-static void entry_gone(struct tm_pool *p, struct tm_killed what)
+static void entry_gone(struct tm_pool *p, uint64_t slot)
 {
-	enum tm_stat gauge = codec_gauge(what.codec);
+	enum tm_stat gauge = tm_codec_gauge(tm_slot_codec(slot));
 
-	tm_stat_sub(p, TM_STAT_PAYLOAD_BYTES, what.total);
+	tm_stat_sub(p, TM_STAT_PAYLOAD_BYTES, tm_slot_total(slot));
 	if (gauge != TM_STAT_COUNT)
 		tm_stat_sub(p, gauge, 1);
 }
 
-void tm_page_live_locked(struct tm_pool *p, struct tm_killed what)
+void tm_page_live_locked(struct tm_pool *p, uint64_t slot)
 {
 	tm_stat_add(p, TM_STAT_PAGES, 1);
 	tm_stat_add(p, TM_STAT_ORIG_BYTES, p->page_bytes);
-	entry_added(p, what);
+	entry_added(p, slot);
 }
 
 void tm_page_dead_locked(struct tm_store *s, struct tm_pool *p, uint64_t slot)
 {
 	tm_stat_sub(p, TM_STAT_PAGES, 1);
 	tm_stat_sub(p, TM_STAT_ORIG_BYTES, p->page_bytes);
-	entry_gone(p, tm_log_kill(s->arena, slot));
+	entry_gone(p, slot);
+	tm_log_kill(s->arena, slot);
 }
 
-void tm_page_moved_locked(
-	struct tm_store *s, struct tm_pool *p, uint64_t slot, struct tm_killed what)
+void tm_page_moved_locked(struct tm_store *s, struct tm_pool *p, uint64_t from, uint64_t to)
 {
-	entry_added(p, what);
-	entry_gone(p, tm_log_kill(s->arena, slot));
+	entry_added(p, to);
+	entry_gone(p, from);
+	tm_log_kill(s->arena, from);
 }
 
 /* Forget a page. True when there was one. */
@@ -125,7 +125,7 @@ static enum tm_queue queue_for(struct tm_store *s, struct tm_pool *p, const stru
 }
 
 static int append(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h,
-	struct tm_encoded encoded, uint64_t *ret_slot, uint32_t *ret_total)
+	struct tm_encoded encoded, uint64_t *ret_slot)
 {
 	struct tm_entry_view e = {
 		.oid = h->oid,
@@ -140,7 +140,7 @@ static int append(struct tm_store *s, struct tm_pool *p, const struct tm_handle 
 	e.check = tm_entry_check(&e);
 	for (int tries = 0;; tries++) {
 		uint64_t seen = tm_arena_released(s->arena);
-		int rc = tm_log_append(&p->log, queue, false, &e, ret_slot, ret_total);
+		int rc = tm_log_append(&p->log, queue, false, &e, ret_slot);
 
 		if (rc == 0 || tries == RECLAIM_TRIES ||
 			!tm_make_room(s, TM_ROOM_SEGMENT, rc, seen))
@@ -151,7 +151,7 @@ static int append(struct tm_store *s, struct tm_pool *p, const struct tm_handle 
 /* Make `slot` the handle's page, unless `expect` is given and the page is no longer there: -EAGAIN.
  */
 static int publish(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h, uint64_t slot,
-	struct tm_killed what, const uint64_t *expect)
+	const uint64_t *expect)
 {
 	struct tm_cursor c;
 	uint64_t old;
@@ -166,7 +166,7 @@ static int publish(struct tm_store *s, struct tm_pool *p, const struct tm_handle
 	if (rc == 0) {
 		/* Replaced, a page is as much in use as it was. */
 		tm_cursor_set(&c, slot | tm_slot_hits(old));
-		tm_page_live_locked(p, what);
+		tm_page_live_locked(p, slot);
 		if (old != TM_SLOT_NONE) {
 			tm_page_dead_locked(s, p, old);
 			tm_stat_add(p, TM_STAT_PUTS_REPLACED, !expect);
@@ -182,16 +182,15 @@ static int publish(struct tm_store *s, struct tm_pool *p, const struct tm_handle
 static int insert(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h,
 	struct tm_encoded encoded, const uint64_t *expect)
 {
-	struct tm_killed what = {.codec = encoded.codec};
 	uint64_t slot;
-	int rc = append(s, p, h, encoded, &slot, &what.total);
+	int rc = append(s, p, h, encoded, &slot);
 
 	if (rc < 0)
 		return rc;
 	for (int tries = 0;; tries++) {
 		uint64_t seen = tm_arena_released(s->arena);
 
-		rc = publish(s, p, h, slot, what, expect);
+		rc = publish(s, p, h, slot, expect);
 		if (rc == 0 || tries == RECLAIM_TRIES || !tm_make_room(s, TM_ROOM_NODE, rc, seen))
 			break;
 	}

@@ -33,6 +33,7 @@
 #include "core/entry.h"
 #include "core/store_private.h"
 #include "core/util.h"
+#include "core/victims.h"
 
 /* A reclaim ends after this many segments whatever it found: a put may be refused, not delayed. */
 #define STEPS_MAX 32
@@ -42,27 +43,8 @@
  * of its misses, 16 gained 2%. */
 #define STEPS_FULL 8
 
-/* The new queue's share of the ephemeral segments, open ones included, and the hits that lead from
- * it to the main one. What others cost is in docs/store.md. */
-#define NEW_SHARE    9
+/* The hits that lead from the new queue to the main one. What others cost is in docs/store.md. */
 #define PROMOTE_HITS 2
-
-/* A queue's segments, of one pool or of all. */
-struct queue {
-	uint32_t segments;
-	uint32_t oldest; /* sealed, not swept in this pass; TM_SEGMENT_NONE */
-	uint64_t oldest_birth;
-};
-
-struct victims {
-	uint32_t emptiest; /* sealed segment with the fewest live bytes */
-	uint32_t emptiest_live;
-	/* Of ephemeral pools. */
-	struct queue fresh[TM_POOLS_MAX]; /* TM_QUEUE_NEW, of each pool */
-	struct queue main;                /* TM_QUEUE_MAIN, of all of them */
-	uint32_t putting;                 /* pools that have new pages */
-	uint32_t ephemeral;               /* segments of all of these */
-};
 
 /* What a walk over a segment's entries does with the pages it finds. */
 struct sweep {
@@ -88,92 +70,17 @@ static void end_pass(struct tm_store *s)
 	tm_unlock(&s->reclaim_lock);
 }
 
-static void count_ephemeral(struct victims *v, const struct tm_store *s, uint32_t id, bool victim)
-{
-	const struct tm_segment *seg = tm_segment(s->arena, id);
-	const struct tm_pool *p = &s->pools[seg->owner->pool];
-	struct queue *q = tm_log_queue(&p->log, seg) == TM_QUEUE_NEW ? &v->fresh[p->id] : &v->main;
-
-	v->ephemeral++;
-	v->putting += q != &v->main && q->segments == 0;
-	q->segments++;
-	if (victim && seg->birth < q->oldest_birth) {
-		q->oldest = id;
-		q->oldest_birth = seg->birth;
-	}
-}
-
-static void find_victims(struct tm_store *s, struct victims *v)
-{
-	*v = (struct victims){.emptiest = TM_SEGMENT_NONE,
-		.emptiest_live = UINT32_MAX,
-		.main = {0, TM_SEGMENT_NONE, UINT64_MAX}};
-	for (int i = 0; i < TM_POOLS_MAX; i++)
-		v->fresh[i] = v->main;
-
-	for (uint32_t id = 0; id < tm_arena_segments(s->arena); id++) {
-		struct tm_segment *seg = tm_segment(s->arena, id);
-		uint32_t live;
-		bool victim;
-
-		if (!tm_segment_try_ref(s->arena, id))
-			continue;
-		/* The reference keeps owner and birth from changing. */
-		live = atomic_load(&seg->live_bytes);
-		victim = atomic_load(&seg->state) == TM_SEGMENT_SEALED &&
-			seg->swept != s->reclaim_pass;
-		if (victim && live < v->emptiest_live) {
-			v->emptiest = id;
-			v->emptiest_live = live;
-		}
-		if (!(seg->owner->flags & TM_POOL_PERSIST))
-			count_ephemeral(v, s, id, victim);
-		tm_segment_unref(s->arena, id);
-	}
-}
-
-/* Of two queues the one with the older victim, if it has more segments than `part`. */
-static const struct queue *older(const struct queue *a, const struct queue *b, uint32_t part)
-{
-	if (b->oldest == TM_SEGMENT_NONE || b->segments <= part)
-		return a;
-	return a && a->oldest_birth < b->oldest_birth ? a : b;
-}
-
-/*
- * The ephemeral segment to evict, or TM_SEGMENT_NONE. As long as new pages have more than their
- * share of all, the oldest of them go, but not those of a pool that has no more than its part of
- * that share: whoever puts much does not crowd out who puts little. In the main queue, where every
- * page proved to be used, the oldest go, whoever's they are.
- */
-static uint32_t choose_evicted(const struct victims *v)
-{
-	const struct queue *first = NULL;
-	uint32_t fresh = v->ephemeral - v->main.segments;
-	uint32_t share = TM_MAX(v->ephemeral / NEW_SHARE, 1u);
-	uint32_t part = v->putting > 1 ? share / v->putting : share;
-
-	if (fresh > share || v->main.oldest == TM_SEGMENT_NONE) {
-		for (int i = 0; i < TM_POOLS_MAX; i++)
-			first = older(first, &v->fresh[i], TM_MAX(part, 1u));
-		for (int i = 0; i < TM_POOLS_MAX && !first; i++)
-			first = older(first, &v->fresh[i], 0);
-	}
-	return first ? first->oldest : v->main.oldest;
-}
-
 /* Move the page to the end of a queue. False when there is no room. */
 static bool move_locked(struct sweep *w, struct tm_cursor *c, const struct tm_entry_view *e,
 	uint64_t slot, enum tm_queue queue, uint32_t hits)
 {
-	struct tm_killed what = {.codec = e->codec};
 	uint64_t moved;
 
-	if (tm_log_append(&w->pool->log, queue, true, e, &moved, &what.total) < 0)
+	if (tm_log_append(&w->pool->log, queue, true, e, &moved) < 0)
 		return false;
 	tm_cursor_set(c, moved | hits);
 	/* The same page, but its object id may now be in the segment's header, or no longer be. */
-	tm_page_moved_locked(w->s, w->pool, slot, what);
+	tm_page_moved_locked(w->s, w->pool, slot, moved);
 	return true;
 }
 
@@ -241,7 +148,7 @@ static void give_up_segment(struct sweep *w)
 static bool sweep_entry(struct sweep *w, const struct tm_entry_view *e, uint32_t offset)
 {
 	struct tm_handle h = {w->pool->objects, e->oid, e->index};
-	uint64_t here = tm_slot(w->segment, offset), slot;
+	uint64_t here = tm_location(w->segment, offset), slot;
 	bool done = true;
 	struct tm_cursor c;
 	uint32_t hits;
@@ -359,15 +266,15 @@ static bool seal_all(struct tm_store *s)
 static bool step(struct tm_store *s, uint32_t n)
 {
 	uint32_t bytes = tm_arena_segment_bytes(s->arena);
-	struct victims v;
-	uint32_t evicted;
+	const struct tm_queued *evicted;
+	struct tm_victims v;
 
-	find_victims(s, &v);
-	evicted = choose_evicted(&v);
+	tm_victims_find(s, &v);
+	evicted = tm_victims_choose(&v);
 	if (v.emptiest_live <= bytes / 2)
 		sweep_segment(s, v.emptiest, true, 0);
-	else if (evicted != TM_SEGMENT_NONE)
-		sweep_segment(s, evicted, false,
+	else if (evicted)
+		sweep_segment(s, evicted->oldest, false,
 			n < TM_MIN((uint32_t)STEPS_FULL, v.ephemeral / 4) ? bytes : bytes / 2);
 	else if (v.emptiest_live <= tm_clean_max(s))
 		sweep_segment(s, v.emptiest, true, 0);
@@ -409,19 +316,21 @@ uint64_t tm_store_release(struct tm_store *s, uint64_t bytes)
 {
 	uint64_t before, released = 0;
 	bool sealed = false;
-	struct victims v;
-	uint32_t evicted;
+	const struct tm_queued *evicted;
+	struct tm_victims v;
 
 	begin_pass(s);
 	tm_arena_give_back(s->arena, 1);
 	before = tm_arena_released(s->arena);
+	tm_drop(s, bytes);
+	released = (tm_arena_released(s->arena) - before) * tm_arena_segment_bytes(s->arena);
 	while (released < bytes) {
-		find_victims(s, &v);
-		evicted = choose_evicted(&v);
+		tm_victims_find(s, &v);
+		evicted = tm_victims_choose(&v);
 		if (!s->budget.resident && tm_arena_trim(s->arena))
 			; /* the cheapest way */
-		else if (evicted != TM_SEGMENT_NONE)
-			sweep_segment(s, evicted, false, 0);
+		else if (evicted)
+			sweep_segment(s, evicted->oldest, false, 0);
 		else if (sealed || !seal_all(s))
 			break;
 		else
@@ -436,7 +345,11 @@ uint64_t tm_store_release(struct tm_store *s, uint64_t bytes)
 
 void tm_store_shrink(struct tm_store *s)
 {
+	uint64_t used = tm_budget_used(&s->budget), limit = tm_budget_limit(&s->budget);
+
 	begin_pass(s);
+	if (used > limit)
+		tm_drop(s, used - limit);
 	while (tm_budget_used(&s->budget) > tm_budget_limit(&s->budget) &&
 		(tm_arena_trim(s->arena) || step(s, STEPS_MAX)))
 		;

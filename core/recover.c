@@ -66,8 +66,8 @@ static int recover_entry(
 			tm_segment_data(s->arena, tm_slot_segment(slot)) + tm_slot_offset(slot));
 	} else if (rc == 0) {
 		tm_segment_ref(s->arena, tm_slot_segment(slot));
-		atomic_fetch_add(&seg->live_bytes, e->total);
-		tm_page_live_locked(p, (struct tm_killed){e->total, e->codec});
+		atomic_fetch_add(&seg->live_bytes, tm_slot_total(slot));
+		tm_page_live_locked(p, slot);
 		if (old != TM_SLOT_NONE) {
 			tm_page_dead_locked(s, p, old);
 			/* Not its last: every adopted segment is held until the end. */
@@ -95,7 +95,7 @@ static int recover_segment(struct tm_store *s, struct tm_pool *p, uint32_t id)
 			seg->owner = &p->log.owner[TM_QUEUE_PACKED];
 		}
 		if (rc == 0 && !e.dead)
-			rc = recover_entry(s, p, &e, tm_slot(id, seg->tail));
+			rc = recover_entry(s, p, &e, tm_slot(id, seg->tail, e.total, e.codec));
 		s->sequence = TM_MAX(atomic_load(&s->sequence), e.seq);
 		seg->tail += e.total;
 	}

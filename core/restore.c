@@ -192,8 +192,6 @@ static int append(
 		.codec = page->codec,
 		.payload = page->payload,
 	};
-	uint32_t total;
-
 	if (queue == TM_QUEUE_PACKED) {
 		int rc = tm_upkeep_unpacker(v->s);
 
@@ -204,7 +202,7 @@ static int append(
 
 	for (int tries = 0;; tries++) {
 		uint64_t seen = tm_arena_released(v->s->arena);
-		int rc = tm_log_append(&t->pool->log, queue, false, &e, ret_slot, &total);
+		int rc = tm_log_append(&t->pool->log, queue, false, &e, ret_slot);
 
 		if (rc == 0 || !make_room(v, t, TM_ROOM_SEGMENT, rc, tries, seen))
 			return rc;
@@ -287,17 +285,11 @@ static int take_page(struct restore *v, const struct tm_stream_page *page)
 /* Under the shard's lock: the pages of the leaf, which was just published, count as the pool's. */
 static void count_run_locked(struct restore *v, struct target *t, const struct tm_cursor *c)
 {
-	uint32_t room = tm_arena_segment_bytes(v->s->arena);
-
 	for (unsigned int n = 0; n < TM_LEAF_SLOTS; n++) {
 		uint64_t slot = tm_cursor_page(c, n);
-		uint32_t id = tm_slot_segment(slot), offset = tm_slot_offset(slot);
-		struct tm_entry_view e;
 
-		if (slot != TM_SLOT_NONE &&
-			tm_entry_view(tm_segment_data(v->s->arena, id) + offset, room - offset,
-				&tm_segment(v->s->arena, id)->oid, &e) == 0) {
-			tm_page_live_locked(t->pool, (struct tm_killed){e.total, e.codec});
+		if (slot != TM_SLOT_NONE) {
+			tm_page_live_locked(t->pool, slot);
 			v->result->pages++;
 		}
 	}

@@ -183,7 +183,7 @@ static int send_entry(
 	slot = tm_cursor_get(&c);
 	tm_index_unlock(&c);
 	/* Else it is just being put, or gone, or moved: that was noted, or will be. */
-	if (tm_slot_location(slot) != tm_slot(piece->id, offset))
+	if (tm_slot_location(slot) != tm_location(piece->id, offset))
 		return 0;
 	return send_slot(v, &h, piece->pool, slot);
 }

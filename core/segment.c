@@ -8,6 +8,7 @@
 
 #include "core/locks.h"
 #include "core/memory.h"
+#include "core/slot.h"
 #include "core/util.h"
 
 _Static_assert(sizeof(struct tm_segment_header) == 64, "segment headers are 64 bytes");
@@ -49,7 +50,7 @@ static int arena_create(
 		return -ENOMEM;
 	a->budget = b;
 	a->segment_bytes = segment_bytes;
-	a->count = (uint32_t)TM_MIN(capacity / segment_bytes, (uint64_t)TM_SEGMENT_NONE - 1);
+	a->count = (uint32_t)TM_MIN(capacity / segment_bytes, (uint64_t)TM_SLOT_SEGMENTS_MAX);
 	a->segments = tm_node_alloc(b, NULL, a->count * sizeof(*a->segments));
 	a->free = a->segments ? tm_node_alloc(b, NULL, a->count * sizeof(*a->free)) : NULL;
 	tm_lock_init(&a->lock, TM_LOCK_ARENA);
@@ -429,8 +430,7 @@ static bool recycle(struct tm_arena *a, uint32_t id)
 		return false;
 	/* Should we be killed on the way, it is a segment without a header, not one with half of
 	 * its entries. */
-	header->magic = 0;
-	atomic_signal_fence(memory_order_seq_cst);
+	tm_segment_disown(a, id);
 	memset(header, 0, a->segment_bytes);
 	push_ready(a, id);
 	return true;
@@ -496,6 +496,14 @@ void tm_segment_seal(struct tm_arena *a, uint32_t id)
 	atomic_store(&a->segments[id].sealed_ns, tm_now_ns());
 	atomic_store(&a->segments[id].state, TM_SEGMENT_SEALED);
 	tm_segment_unref(a, id);
+}
+
+void tm_segment_disown(struct tm_arena *a, uint32_t id)
+{
+	struct tm_segment_header *header = (void *)tm_segment_data(a, id);
+
+	header->magic = 0;
+	atomic_signal_fence(memory_order_seq_cst); /* before anything that follows */
 }
 
 void tm_segment_ref(struct tm_arena *a, uint32_t id)

@@ -76,6 +76,11 @@ struct tm_segment {
 	uint64_t swept; /* the reclaim pass that last emptied it; under the store's reclaim lock */
 	const struct tm_owner *owner;
 	struct tm_oid oid;
+
+	/* Of a segment that is just being emptied at once (drop.c); under the store's reclaim lock.
+	 */
+	bool leaving;
+	uint32_t leaving_refs, leaving_bytes; /* of what left it so far */
 };
 
 struct tm_arena;
@@ -165,6 +170,9 @@ int tm_segment_open(struct tm_arena *a, const struct tm_owner *owner, const stru
 
 /* No more appends: drop the reference of tm_segment_open. */
 void tm_segment_seal(struct tm_arena *a, uint32_t id);
+
+/* Take back what its header says: whoever finds the mapping after us does not adopt it. */
+void tm_segment_disown(struct tm_arena *a, uint32_t id);
 
 /* One more reference on a segment that the caller knows to have one. */
 void tm_segment_ref(struct tm_arena *a, uint32_t id);

@@ -130,14 +130,16 @@ void tm_pool_tear_down(struct tm_store *s, struct tm_pool *p);
 /* Rebuild pools and index from an attached arena. -ENOMEM. */
 int tm_recover(struct tm_store *s, bool ephemeral);
 
-/* Under the shard's lock: an entry became a page of the pool, in the counters. */
-void tm_page_live_locked(struct tm_pool *p, struct tm_killed what);
+/* The gauge that a codec's pages are counted in, or TM_STAT_COUNT. */
+enum tm_stat tm_codec_gauge(enum tm_codec codec);
+
+/* Under the shard's lock: the entry at `slot` became a page of the pool, in the counters. */
+void tm_page_live_locked(struct tm_pool *p, uint64_t slot);
 
 /* Under the shard's lock: the entry at `slot` is no longer anybody's page; or, moved, it is now the
- * one that `what` says. The caller drops its reference once it holds no lock. */
+ * one at `to`. The caller drops its reference once it holds no lock. */
 void tm_page_dead_locked(struct tm_store *s, struct tm_pool *p, uint64_t slot);
-void tm_page_moved_locked(
-	struct tm_store *s, struct tm_pool *p, uint64_t slot, struct tm_killed what);
+void tm_page_moved_locked(struct tm_store *s, struct tm_pool *p, uint64_t from, uint64_t to);
 
 /* Rebuild the page of an entry, of any codec, whose checksum is right. 0; -EIO; -ENOENT for a DUP
  * entry whose original is gone. */
@@ -156,6 +158,11 @@ enum tm_room {
 	TM_ROOM_NODE,
 };
 bool tm_make_room(struct tm_store *s, enum tm_room room, int rc, uint64_t seen);
+
+/* Evict at least `bytes` of whole segments at once, if that is cheaper than one after the other:
+ * where it is a large part of the store. Less where there is less, or no memory for it. Under the
+ * reclaim lock; 10 ms for 1 GiB. */
+void tm_drop(struct tm_store *s, uint64_t bytes);
 
 /* A segment is worth cleaning for a put as long as no more of it is alive. */
 uint32_t tm_clean_max(const struct tm_store *s);

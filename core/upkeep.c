@@ -222,7 +222,7 @@ static bool pack_entries(struct tm_store *s, struct tm_pool *p, uint32_t id,
 		tm_entry_view(data + offset, seg->tail - offset, &seg->oid, &e) == 0) {
 		if (is_called_off(s, p, k))
 			return false;
-		if (is_cold(s, p, &e, tm_slot(id, offset)) && pack_entry(s, p, &e, packed)) {
+		if (is_cold(s, p, &e, tm_location(id, offset)) && pack_entry(s, p, &e, packed)) {
 			packed->offset = offset;
 			packed = tm_packed_next(packed);
 		}
