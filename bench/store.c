@@ -17,6 +17,18 @@
 #include <xxhash.h>
 
 #include "bench/pages.h"
+#include "core/memory.h"
+
+/* A virtual machine may not have all its memory yet: the first to touch a page pays for that, and
+ * it shall not be one of us. */
+static void warm_memory(uint64_t bytes)
+{
+	struct tm_memory m;
+
+	if (tm_memory_open(bytes, true, &m) < 0 || tm_memory_populate(&m, 0, bytes) < 0)
+		die("memory", ENOMEM);
+	tm_memory_close(&m);
+}
 
 static void run_codec(const struct corpus *c)
 {
@@ -276,6 +288,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	c = load_corpus(argv[2], (uint32_t)atoi(argv[3]), order);
+	warm_memory((uint64_t)c.count * c.bytes + (256u << 20));
 	if (order > 0)
 		c.name = "16K heap";
 	if (zram) {

@@ -25,6 +25,8 @@
 #define SEGMENTS 16u
 #define PAGES    64u
 
+#define EPHEMERAL_ATTRS (TM_POOL_RETAIN | TM_POOL_DEDUP)
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const struct tm_oid oids[2] = {{{1, 2, 3}}, {{4, 5, 6}}};
@@ -37,9 +39,11 @@ static void require(bool what)
 		__builtin_trap();
 }
 
-/* Same-filled, LZ4, raw and, since its text is what zstd alone makes smaller, ZSTD. */
+/* Same-filled, LZ4, raw and, since its text is what zstd alone makes smaller, ZSTD; each of them
+ * twice, for DUP. */
 static void make_page(uint32_t n, uint8_t *page)
 {
+	n &= ~16u;
 	uint64_t r = n * 0x9e3779b97f4a7c15u + 1;
 
 	for (uint32_t i = 0; i < TM_PAGE_SIZE; i++) {
@@ -72,7 +76,7 @@ static void make_good(void)
 	require(tm_ledger_create(&params.ledger, &fd) == 0);
 	close(fd);
 	require(tm_store_create(&params, &s) == 0);
-	require(open_pool(s, TM_POOL_PERSIST, 0) == 0 && open_pool(s, 0, TM_POOL_RETAIN) == 1);
+	require(open_pool(s, TM_POOL_PERSIST, 0) == 0 && open_pool(s, 0, EPHEMERAL_ATTRS) == 1);
 	for (uint32_t i = 0; i < PAGES * 3 / 2; i++) { /* some of them twice */
 		make_page(i % PAGES, page);
 		require(tm_store_put(s, (int)(i / 8 % 2), &oids[i % 2], i % PAGES, page) == 0);
@@ -148,7 +152,7 @@ static bool change(uint8_t *map, const uint8_t *data, size_t size)
 
 static void use(struct tm_store *s, bool forged)
 {
-	int pools[2] = {open_pool(s, TM_POOL_PERSIST, 0), open_pool(s, 0, TM_POOL_RETAIN)};
+	int pools[2] = {open_pool(s, TM_POOL_PERSIST, 0), open_pool(s, 0, EPHEMERAL_ATTRS)};
 	uint8_t page[TM_PAGE_SIZE], got[TM_PAGE_SIZE];
 
 	for (uint32_t i = 0; i < 2 * PAGES; i++) {

@@ -355,7 +355,7 @@ static void a_store_without_any_memory_is_empty(void **state)
 
 /* --- threads -------------------------------------------------------------------------------- */
 
-#define THREADS 4
+#define THREADS 8
 
 struct worker {
 	struct model *m;   /* shared store; its reference is touched by handle's owner only */
