@@ -348,7 +348,7 @@ int tm_cache_open(const struct tm_cache_params *params, struct tm_cache **ret_ca
 	struct tm_pool_params pool = {
 		.uuid = params->share,
 		.flags = tm_pool_flags(params->shared ? TM_POOL_SHARED : 0, params->order),
-		.attrs = TM_POOL_RETAIN,
+		.attrs = TM_POOL_RETAIN | (params->dedup ? TM_POOL_DEDUP : 0),
 		.name = params->open.name,
 	};
 	int rc;

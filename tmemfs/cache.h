@@ -29,6 +29,7 @@ struct tm_cache_params {
 
 	struct tm_open_params open; /* opaque and on_destroyed are set by the cache */
 	unsigned int order;         /* pages of 4 KiB << order */
+	bool dedup;                 /* equal ones are kept once */
 	uint64_t file_max;          /* files longer than this are not cached */
 	uint64_t queue_bytes;       /* most bytes that wait to be put */
 	unsigned int workers;       /* threads that put */

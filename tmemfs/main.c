@@ -197,6 +197,7 @@ static int open_cache(struct run *run)
 				.start_host = true,
 			},
 		.order = run->options.order,
+		.dedup = run->options.dedup,
 		.file_max = run->options.file_max,
 		.queue_bytes = run->options.queue,
 		.workers = (unsigned int)workers,

@@ -76,6 +76,7 @@ static const struct row rows[] = {
 		"do not cache files, nor what is in directories, of such a name; may be repeated"},
 	{"maxfile", KIND_SIZE, FIELD(file_max), 0, INT64_MAX, "SIZE",
 		"do not cache files that are longer"},
+	{"dedup", KIND_ON, FIELD(dedup), 0, 0, "", "keep equal pages once"},
 	{"stale-ok", KIND_ON, FIELD(stale_ok), 0, 0, "",
 		"while BACKING fails, show what is cached, however old"},
 	{"watch", KIND_ON, FIELD(watch), 0, 0, "", "see at once what others change in BACKING"},
@@ -410,6 +411,8 @@ enum tm_parsed tm_fs_options_parse(int argc, char **argv, struct tm_fs_options *
 	if (parsed == TM_PARSED_RUN && options.share && options.limit)
 		parsed = usage(
 			"limit is no option of a shared pool: tmemctl set UUID cap=SIZE", NULL);
+	if (parsed == TM_PARSED_RUN && options.share && options.dedup)
+		parsed = usage("dedup is no option of a shared pool", NULL);
 	if (parsed != TM_PARSED_RUN) {
 		free(options.mount_options);
 		return parsed;

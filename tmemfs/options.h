@@ -23,6 +23,7 @@ struct tm_fs_options {
 	uint64_t queue;
 	uint64_t file_max;
 	const char *exclude[TM_EXCLUDE_MAX + 1]; /* up to NULL */
+	bool dedup;
 	unsigned int order;
 	unsigned int threads;
 	double attr_timeout;

@@ -473,6 +473,32 @@ sys.exit(ctypes.get_errno() if r else 0)' "$@"; }
 	not warm_reads_nothing cat "$MNT/keep/a.iso"
 }
 
+@test "dedup: copies take next to no room, and stay right as the first one goes" {
+	mkdir "$BACK/a"
+	cp -r /usr/include/linux "$BACK/a"
+	cp -r "$BACK/a" "$BACK/b"
+	find "$BACK" -exec touch -h -d 2020-02-02 {} +
+	hosted -o dedup
+	local pages
+	cat_all() { find "$MNT/$1" -type f -exec cat {} + | cmp - <(find "$BACK/$1" -type f -exec cat {} +); }
+	# Found in the cache, so it was there to be equal to.
+	retry 20 eval "drop_caches; cat_all a; this_pool '| select(.hits > 500)'"
+	pages=$(this_pool .pages)
+	retry 20 eval "drop_caches; cat_all b; this_pool '| select(.pages > 1.8 * $pages and .deduped > 0.9 * .pages / 2)'"
+	drop_caches
+	cat_all b
+	# The originals go.
+	find "$MNT/a" -type f -exec sh -c 'echo more >>"$1"' - {} \;
+	drop_caches
+	cat_all a
+	cat_all b
+	rm -r "$MNT/a"
+	drop_caches
+	cat_all b
+	try 2 tmemfs -o dedup,share=c9e1a2f0-0000-4000-8000-000000000001 "$BACK" "$MNT"
+	contains 'dedup is no option of a shared pool'
+}
+
 # --- reading ahead ----------------------------------------------------------------------------
 
 # far: a backing slow enough to be worth it; what is read of it is counted.
