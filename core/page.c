@@ -316,18 +316,21 @@ static void unpin(struct tm_store *s, uint64_t slot)
 }
 
 /* The pinned entry at `slot` gave no page: -EIO, it is damaged, or -ENOENT, its original is gone.
- * An error where the page was promised, a miss where it was not, and then it is gone as well. */
+ * An error where the page was promised; where it was not, it is gone from here on. -EAGAIN: the
+ * handle has another page by now, and whoever put that knows of no miss. */
 static int lost(
 	struct tm_store *s, struct tm_pool *p, const struct tm_handle *h, uint64_t slot, int why)
 {
 	struct tm_cursor c;
+	uint64_t now;
 	bool drop;
 
 	tm_stat_add(p, TM_STAT_CORRUPT, why == -EIO);
 	if (tm_pool_is_persistent(p))
 		return -EIO;
 	tm_index_lock(s->index, h, &c);
-	drop = tm_slot_location(tm_cursor_get(&c)) == tm_slot_location(slot);
+	now = tm_cursor_get(&c);
+	drop = tm_slot_location(now) == tm_slot_location(slot);
 	if (drop) {
 		tm_page_dead_locked(s, p, slot);
 		tm_cursor_set(&c, TM_SLOT_NONE);
@@ -335,25 +338,35 @@ static int lost(
 	tm_index_unlock(&c);
 	if (drop)
 		unpin(s, slot);
-	return -ENOENT;
+	return drop || now == TM_SLOT_NONE ? -ENOENT : -EAGAIN;
 }
 
-static int get_page(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h, bool remove,
+static int get_once(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h, bool remove,
 	void *ret_page)
 {
-	uint64_t slot;
+	uint64_t slot = pin(s, p, h, remove);
 	int rc;
 
-	tm_stat_add(p, TM_STAT_GETS, 1);
-	slot = pin(s, p, h, remove);
 	if (slot == TM_SLOT_NONE)
 		return -ENOENT;
 	rc = decode(s, p, h, slot, ret_page);
 	if (rc < 0)
 		rc = lost(s, p, h, slot, rc);
-	else
-		tm_stat_add(p, TM_STAT_HITS, 1);
 	unpin(s, slot);
+	return rc;
+}
+
+static int get_page(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h, bool remove,
+	void *ret_page)
+{
+	int rc;
+
+	do
+		rc = get_once(s, p, h, remove, ret_page);
+	while (rc == -EAGAIN);
+	tm_stat_add(p, TM_STAT_GETS, 1);
+	if (rc == 0)
+		tm_stat_add(p, TM_STAT_HITS, 1);
 	return rc;
 }
 

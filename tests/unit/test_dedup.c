@@ -14,7 +14,8 @@ static const struct tm_oid file1 = {{1, 0, 0}}, file2 = {{2, 0, 0}};
 struct fixture {
 	struct test_store t;
 	int pool;
-	uint8_t page[TM_PAGE_SIZE], got[TM_PAGE_SIZE];
+	_Alignas(8) uint8_t page[TM_PAGE_SIZE];
+	uint8_t got[TM_PAGE_SIZE];
 };
 
 static int setup(void **state)
