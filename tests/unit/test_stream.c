@@ -109,7 +109,7 @@ static void changes_during_a_live_save_are_in_it(void **state)
 struct worker {
 	pthread_t thread;
 	struct test_store *t;
-	int pool;
+	struct model *m;
 	unsigned int object;
 	atomic_bool *stop;
 	uint8_t buffer[TM_PAGE_SIZE];
@@ -121,16 +121,11 @@ static void *work(void *opaque)
 	uint64_t random = w->object;
 
 	while (!atomic_load(w->stop)) {
-		struct tm_oid oid = object(w->object);
-		uint32_t i = index_of((unsigned int)(test_random(&random) % INDEXES));
-		int rc = 0;
+		unsigned int i = (unsigned int)(test_random(&random) % INDEXES);
+		bool flush = test_random(&random) % 4 == 0;
+		int rc = model_try(
+			w->t, w->m, w->object, i, flush ? 0 : test_random(&random) | 16, w->buffer);
 
-		if (test_random(&random) % 4 == 0) {
-			rc = tm_store_flush_page(w->t->store, w->pool, &oid, i);
-		} else {
-			test_page(test_random(&random) | 16, w->buffer, TM_PAGE_SIZE);
-			rc = tm_store_put(w->t->store, w->pool, &oid, i, w->buffer);
-		}
 		/* What is being saved is pinned, and may leave no room. */
 		assert_true(rc == 0 || rc == -ENOMEM);
 	}
@@ -155,8 +150,7 @@ static void a_held_save_is_what_was_answered(void **state)
 	swap.pool = test_pool(&a, TM_POOL_PERSIST, 0, 0);
 	model_fill(&a, &swap, &random, 2000);
 	for (unsigned int i = 0; i < OBJECTS; i++) {
-		workers[i] =
-			(struct worker){.t = &a, .pool = swap.pool, .object = i, .stop = &stop};
+		workers[i] = (struct worker){.t = &a, .m = &swap, .object = i, .stop = &stop};
 		assert_int_equal(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
 	}
 	for (int round = 0; round < test_scale(6); round++) {
