@@ -16,7 +16,10 @@ trap 'exit 130' INT TERM
 # undo COMMAND: at exit, last registered first.
 undo() { CLEANUP+=("$*"); }
 
-sample() { printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$SAMPLES"; }
+sample() {
+	[ -n "$3" ] || { echo "no figure for $2: $1" >&2; return 1; }
+	printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$SAMPLES"
+}
 
 # WHAT, WHO, median, ratio to the first WHO of the same WHAT; separated by tabs.
 medians() {
