@@ -52,7 +52,7 @@ HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(B)/tests/
 	$(TORTURE)
 BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
-.PHONY: all help deps demo check check-built fuzzers check-long check-long-nbd check-long-fs check-vm-qemu tsan-fs bench bench-store bench-nbd bench-host bench-system bench-trace asan tsan ubsan lint format install uninstall clean tests
+.PHONY: all help deps demo check check-built fuzzers check-long check-long-nbd check-long-fs check-vm-qemu tsan-fs bench bench-store bench-nbd bench-fs bench-host bench-system bench-trace asan tsan ubsan lint format install uninstall clean tests
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -92,6 +92,7 @@ $(B)/tests/test_remote: $(B)/obj/tools/tmemd/pool.o
 $(B)/tests/test_fallback: $(addprefix $(B)/obj/nbd-plugin/,fallback.o state.o crypt.o)
 $(B)/tests/test_known: $(addprefix $(B)/obj/tmemfs/,known.o version.o)
 $(B)/tests/test_readahead: $(B)/obj/tmemfs/readahead.o
+$(B)/tests/test_putq: $(B)/obj/tmemfs/putq.o
 $(B)/tests/test_device: $(filter-out %/plugin.o %/exports.o %/resident.o %/lastresort.o,$(PLUGIN_OBJ))
 $(B)/tests/%: $(B)/obj/tests/helpers/%.o $(B)/libtmem.a
 	$(call link)
@@ -169,7 +170,7 @@ check-built: tests fuzzers
 	$(Q)tests/run
 
 bench: ## measure us beside the peers, in one run
-	$(Q)$(MAKE) --no-print-directory deps PEERS='bindfs mergerfs sqlite3'
+	$(Q)$(MAKE) --no-print-directory deps PEERS='bindfs mergerfs rclone sqlite3 e2fsprogs'
 	$(Q)$(MAKE) --no-print-directory tests
 	$(Q)bench/run
 
@@ -188,6 +189,11 @@ bench-system: ## a compiler that needs 1.5 times its memory, with us, zram or a 
 	$(Q)$(MAKE) --no-print-directory deps
 	$(Q)$(MAKE) --no-print-directory tests
 	$(Q)bench/bench-system compile
+
+bench-fs: ## the mount alone, beside bindfs, mergerfs, libfuse and rclone: ROUNDS=3 FILES=8000 (at most 15 minutes)
+	$(Q)$(MAKE) --no-print-directory deps PEERS='bindfs mergerfs rclone sqlite3 e2fsprogs'
+	$(Q)$(MAKE) --no-print-directory all $(B)/bench/slowfs $(B)/bench/store $(B)/bench/heapdump
+	$(Q)bench/bench-fs
 
 bench-host: ## memory that is needed elsewhere, demands, idle cost of tmemd: ROUNDS=3
 	$(Q)$(MAKE) --no-print-directory deps

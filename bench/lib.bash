@@ -16,7 +16,10 @@ trap 'exit 130' INT TERM
 # undo COMMAND: at exit, last registered first.
 undo() { CLEANUP+=("$*"); }
 
-sample() { printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$SAMPLES"; }
+sample() {
+	[ -n "$3" ] || { echo "no figure for $2: $1" >&2; return 1; }
+	printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$SAMPLES"
+}
 
 # WHAT, WHO, median, ratio to the first WHO of the same WHAT; separated by tabs.
 medians() {
@@ -50,9 +53,10 @@ json() {
 		'reduce (inputs / "\t") as $m ({date: $date}; .[$m[0]][$m[1]] = ($m[2] | tonumber))' >"$1"
 }
 
-# bars FILE TITLE PATTERN: the medians whose WHAT ends in PATTERN as an SVG, a group of bars for each WHAT.
+# bars FILE TITLE PATTERN [ratio]: the medians whose WHAT ends in PATTERN as an SVG, a group of bars for each WHAT; or
+# their ratios to the first, on a logarithmic scale.
 bars() {
-	medians | awk -F '\t' -v title="$2" -v pattern="$3" '
+	medians | awk -F '\t' -v title="$2" -v pattern="$3" -v ratio="${4:-}" '
 		function text(x, y, size, s) {
 			gsub(/&/, "\\&amp;", s); gsub(/</, "\\&lt;", s)
 			body = body sprintf("<text x=\"%d\" y=\"%d\" font-size=\"%d\">%s</text>\n", x, y, size, s)
@@ -60,18 +64,22 @@ bars() {
 		$1 ~ pattern "$" {
 			if ($1 != last) { y += 14; text(10, y + 14, 13, $1); y += 22; last = $1 }
 			what[++n] = $1; who[n] = $2; value[n] = $3; at[n] = y; y += 20
-			if ($3 > most) most = $3
+			if (ratio) { note[n] = sprintf("x %.2f (%.4g)", $4, $3); value[n] = log($4 > 0.01 ? $4 : 0.01) - log(0.01) }
+			else note[n] = sprintf("%.4g", $3)
+			if (value[n] > most) most = value[n]
 		}
-		BEGIN { y = 34; split("#4c72b0 #dd8452 #55a868 #c44e52 #8172b3", colour, " ") }
+		BEGIN { y = 34; split("#4c72b0 #dd8452 #55a868 #c44e52 #8172b3 #937860 #da8bc3", colour, " ") }
 		END {
 			text(10, 22, 16, title)
 			for (i = 1; i <= n; i++) {
-				c = what[i] == what[i - 1] ? c % 5 + 1 : 1
+				c = what[i] == what[i - 1] ? c % 7 + 1 : 1
 				w = most ? 420 * value[i] / most : 0
 				text(24, at[i] + 12, 12, who[i])
 				body = body sprintf("<rect x=\"140\" y=\"%d\" width=\"%.1f\" height=\"15\" fill=\"%s\"/>\n", at[i], w, colour[c])
-				text(146 + w, at[i] + 12, 12, sprintf("%.4g", value[i]))
+				text(146 + w, at[i] + 12, 12, note[i])
 			}
+			if (ratio && most) body = body sprintf("<line x1=\"%.1f\" x2=\"%.1f\" y1=\"34\" y2=\"%d\" stroke=\"black\"/>\n",
+				140 - 420 * log(0.01) / most, 140 - 420 * log(0.01) / most, y)
 			printf "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"640\" height=\"%d\" font-family=\"sans-serif\">\n", y + 16
 			printf "<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n%s</svg>\n", body
 		}' >"$1"
@@ -86,6 +94,27 @@ goal() {
 		r = b ? a / b : 0
 		printf "%-8s %s: %s is %.2f x %s, %.2f wanted\n", (r >= f ? "reached" : "short of"), what, who, r, other, f
 	}'
+}
+
+# confined BYTES COMMAND...: with no more memory than that, page cache included. Fails where there is no memory cgroup.
+confined() {
+	local bytes=$1 top=/sys/fs/cgroup limit=memory.max group
+	shift
+	if [ -e $top/memory/memory.limit_in_bytes ]; then
+		top=$top/memory limit=memory.limit_in_bytes
+	elif ! grep -qw memory $top/cgroup.subtree_control 2>/dev/null; then
+		return 1
+	fi
+	group=$top/tmem-bench-$$
+	if [ ! -d "$group" ]; then
+		mkdir "$group" || return 1
+		undo "rmdir $group"
+	fi
+	echo "$bytes" >"$group/$limit" || return 1
+	(
+		echo "$BASHPID" >"$group/cgroup.procs"
+		exec "$@"
+	)
 }
 
 # calc EXPRESSION

@@ -342,6 +342,8 @@ static int open_tmem(struct tm_cache *cache, const struct tm_cache_params *param
 	return params->shared ? tm_open_shared(&shared, &cache->tm) : tm_open(&own, &cache->tm);
 }
 
+static const struct tm_putq_ops queue_ops = {.work = tm_cache_put, .hold = tm_cache_hold};
+
 int tm_cache_open(const struct tm_cache_params *params, struct tm_cache **ret_cache)
 {
 	struct tm_cache *cache = calloc(1, sizeof(*cache));
@@ -363,6 +365,7 @@ int tm_cache_open(const struct tm_cache_params *params, struct tm_cache **ret_ca
 	rc = -pthread_key_create(&cache->buffer_key, tm_cache_buffer_free);
 	if (rc < 0)
 		goto fail_key;
+	tm_idle_open(&cache->idle);
 	cache->shared = params->shared;
 	cache->scope = params->scope;
 	rc = open_tmem(cache, params);
@@ -372,7 +375,7 @@ int tm_cache_open(const struct tm_cache_params *params, struct tm_cache **ret_ca
 	if (rc < 0)
 		goto fail_pool;
 	cache->pool = rc;
-	rc = tm_putq_start(cache->page_size, params->queue_bytes, params->workers, tm_cache_put,
+	rc = tm_putq_start(cache->page_size, params->queue_bytes, params->workers, &queue_ops,
 		cache, &cache->queue);
 	if (rc < 0)
 		goto fail_pool;
@@ -389,6 +392,7 @@ fail_ahead:
 fail_pool:
 	cache->tm->ops->close(cache->tm);
 fail_open:
+	tm_idle_close(&cache->idle);
 	pthread_key_delete(cache->buffer_key);
 fail_key:
 	free(cache);
@@ -409,6 +413,7 @@ void tm_cache_close(struct tm_cache *cache)
 		return;
 	tm_cache_quiesce(cache);
 	cache->tm->ops->close(cache->tm);
+	tm_idle_close(&cache->idle);
 	pthread_key_delete(cache->buffer_key);
 	for (unsigned int i = 0; i < TM_STRIPES; i++)
 		pthread_rwlock_destroy(&cache->stripes[i]);

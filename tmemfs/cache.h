@@ -114,6 +114,9 @@ int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, struct tm_sour
  * `fd` is what they were read from. */
 void tm_cache_fill(struct tm_cache *cache, struct tm_inode *inode, int fd);
 
+/* This thread will not read for a while: give its buffer back. */
+void tm_cache_rest(struct tm_cache *cache);
+
 void tm_cache_count(struct tm_cache *cache, enum tm_stat stat, int64_t delta);
 
 #endif

@@ -28,6 +28,9 @@
  * kernel does, and a page would only be compressed and decompressed on its way. */
 #define SLOW_NS (300 * 1000ull)
 
+/* So long after the last page from the backing its reader is doing something else. */
+#define CALM_NS (5 * 1000000ull)
+
 #define PAGES_MAX    (TM_READ_MAX / TM_PAGE_SIZE + 2)
 #define BUFFER_BYTES (TM_READ_MAX + 2 * (TM_PAGE_SIZE << TM_ORDER_MAX))
 
@@ -47,6 +50,16 @@ void tm_cache_buffer_free(void *buffer)
 
 	munmap(b->data, BUFFER_BYTES);
 	free(b);
+}
+
+void tm_cache_rest(struct tm_cache *cache)
+{
+	struct tm_buffer *b = pthread_getspecific(cache->buffer_key);
+
+	if (!b)
+		return;
+	pthread_setspecific(cache->buffer_key, NULL);
+	tm_cache_buffer_free(b);
 }
 
 static struct tm_buffer *buffer_of_thread(struct tm_cache *cache)
@@ -288,24 +301,44 @@ int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, struct tm_sour
 }
 
 /*
- * A full queue means that the backing is faster than compression. The first to read a file shall
- * not wait for it, so the page is not put; if the file is opened again, it is worth it: then
- * whoever brought the page compresses it, and brings the next one later. False if it was not put.
+ * While pages come in from a backing that is faster than compression, its readers need the
+ * processors more than the queue does: it gets what they leave idle. A slow one leaves enough.
  */
-static bool queue_or_put(struct tm_cache *cache, struct tm_inode *inode, uint64_t epoch,
-	uint32_t index, const char *page)
+bool tm_cache_hold(void *opaque)
 {
-	struct tm_put put = {.inode = inode, .epoch = epoch, .index = index, .page = page};
+	struct tm_cache *cache = opaque;
 
-	if (tm_putq_add(cache->queue, inode, epoch, index, page))
-		return true;
-	if (!atomic_load(&inode->again)) {
+	return !slow(cache) && tm_now_ns() - atomic_load(&cache->fill_ns) < CALM_NS &&
+		!tm_idle(&cache->idle);
+}
+
+/*
+ * Pages [i, n) of the buffer, once the user has them. A full queue means that the backing is faster
+ * than compression. The first to read a file shall not wait for it, so the rest is not put; if the
+ * file is opened again, it is worth it: then whoever brought the pages compresses them, and brings
+ * the next ones later. The number of pages that were put or will be, the first ones.
+ */
+static unsigned int queue_or_put(struct tm_cache *cache, struct tm_inode *inode,
+	const struct tm_buffer *b, unsigned int i, unsigned int n)
+{
+	uint32_t first = (uint32_t)(b->first + i);
+	const char *pages = b->data + ((size_t)i << cache->page_shift);
+	unsigned int queued = tm_putq_add(cache->queue, inode, b->epoch, first, n - i, pages);
+
+	if (queued < n - i && !atomic_load(&inode->again)) {
 		atomic_store(&inode->lost, true);
-		tm_cache_count(cache, TM_STAT_PUTS_DROPPED, 1);
-		return false;
+		tm_cache_count(cache, TM_STAT_PUTS_DROPPED, n - i - queued);
+		return queued;
 	}
-	tm_cache_put(cache, &put);
-	return true;
+	for (; queued < n - i; queued++) {
+		struct tm_put put = {.inode = inode,
+			.epoch = b->epoch,
+			.index = first + queued,
+			.page = pages + ((size_t)queued << cache->page_shift)};
+
+		tm_cache_put(cache, &put);
+	}
+	return n - i;
 }
 
 bool tm_cache_ahead(
@@ -350,22 +383,21 @@ bool tm_cache_ahead(
 void tm_cache_fill(struct tm_cache *cache, struct tm_inode *inode, int fd)
 {
 	struct tm_buffer *b = buffer_of_thread(cache);
-	unsigned int run = 0; /* pages accepted just before this one */
 
 	if (!b)
 		return;
-	for (unsigned int i = 0; i <= b->pages; i++) {
-		const char *page = b->data + ((size_t)i << cache->page_shift);
-		if (i < b->pages && b->missed[i] &&
-			queue_or_put(cache, inode, b->epoch, (uint32_t)(b->first + i), page)) {
-			run++;
-			continue;
-		}
+	atomic_store(&cache->fill_ns, tm_now_ns());
+	for (unsigned int i = 0, n; i < b->pages; i = n + 1) {
+		unsigned int taken = 0;
+
+		for (n = i; n < b->pages && b->missed[n];)
+			n++;
+		if (n > i)
+			taken = queue_or_put(cache, inode, b, i, n);
 		/* Once it is here it need not take memory below as well. */
-		if (run > 0 && !atomic_load(&cache->refusing))
-			posix_fadvise(fd, (off_t)((b->first + i - run) << cache->page_shift),
-				(off_t)run << cache->page_shift, POSIX_FADV_DONTNEED);
-		run = 0;
+		if (taken > 0 && !atomic_load(&cache->refusing))
+			posix_fadvise(fd, (off_t)((b->first + i) << cache->page_shift),
+				(off_t)taken << cache->page_shift, POSIX_FADV_DONTNEED);
 	}
 	b->pages = 0;
 }

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 
 #include "tmemfs/cache.h"
+#include "tmemfs/idle.h"
 #include "tmemfs/putq.h"
 
 #define TM_STRIPES 256
@@ -24,11 +25,13 @@ struct tm_cache {
 	struct tm_scope scope;
 	struct tm_putq *queue; /* NULL once quiesced, as is `ahead` */
 	struct tm_readahead *ahead;
+	struct tm_idle idle;
 	pthread_key_t buffer_key; /* each thread's struct tm_buffer, see cache_read.c */
 
 	atomic_bool destroyed;    /* by an operator: tmem will never know a page again */
 	atomic_bool refusing;     /* the last put was refused */
 	_Atomic uint64_t read_ns; /* what a read of the backing takes, on average */
+	_Atomic uint64_t fill_ns; /* tm_now_ns() when pages were last brought from there */
 
 	pthread_rwlock_t stripes[TM_STRIPES];
 };
@@ -38,6 +41,9 @@ pthread_rwlock_t *tm_cache_stripe(struct tm_cache *cache, const struct tm_inode 
 
 /* Called by the queue's threads: put one page, if it is still what the file holds. */
 void tm_cache_put(void *opaque, const struct tm_put *put);
+
+/* Asked by the queue's threads: shall they leave the processors to others? */
+bool tm_cache_hold(void *opaque);
 
 /* Called by read-ahead's threads: read what tmem lacks of a piece, and put it. False if there was
  * nothing to do, or that did not work. */

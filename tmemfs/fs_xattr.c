@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <linux/limits.h>
+#include <linux/xattr.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +41,7 @@ void tm_op_setxattr(
 			rc = -errno;
 	}
 	tm_meta_change_end(mount->meta, inode);
+	tm_meta_xattrs_changed(mount->meta, inode);
 	tm_reply_rc(req, rc);
 }
 
@@ -55,6 +57,7 @@ void tm_op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 	if (rc == 0 && removexattr(tm_proc_path(place.fd, path), name) < 0)
 		rc = -errno;
 	tm_meta_change_end(mount->meta, inode);
+	tm_meta_xattrs_changed(mount->meta, inode);
 	tm_reply_rc(req, rc);
 }
 
@@ -76,8 +79,11 @@ static int xattr_known(
 	char key[sizeof("x:") + XATTR_NAME_MAX];
 	struct tm_asked asked;
 	char value[SHORT_MAX];
+	bool capabilities = name && strcmp(name, XATTR_NAME_CAPS) == 0;
 	int rc;
 
+	if (capabilities && tm_meta_plain(mount->meta, inode))
+		return -ENODATA;
 	snprintf(key, sizeof(key), "x:%s", name ? name : "");
 	if (tm_meta_recall(mount->meta, inode, key, &rc, ret_value))
 		return rc;
@@ -89,6 +95,8 @@ static int xattr_known(
 		return rc;
 	if (rc >= 0 || rc == -ENODATA || rc == -EOPNOTSUPP)
 		tm_meta_remember(mount->meta, inode, &asked, key, rc, value);
+	if (capabilities && rc == -ENODATA)
+		tm_meta_learn_plain(mount->meta, inode, &asked);
 	if (rc <= 0)
 		return rc;
 	*ret_value = malloc((size_t)rc);

@@ -253,10 +253,43 @@ void tm_meta_change_end(struct tm_meta *meta, struct tm_inode *inode)
 	pthread_mutex_unlock(&meta->lock);
 }
 
+static void xattrs_changed_locked(struct tm_meta *meta, struct tm_inode *inode)
+{
+	inode->known.plain_ns = 0;
+	inode->known.xattrs_at = ++meta->tick;
+}
+
 void tm_meta_forget(struct tm_meta *meta, struct tm_inode *inode)
 {
 	pthread_mutex_lock(&meta->lock);
 	forget_locked(meta, inode);
+	xattrs_changed_locked(meta, inode);
+	pthread_mutex_unlock(&meta->lock);
+}
+
+bool tm_meta_plain(struct tm_meta *meta, struct tm_inode *inode)
+{
+	uint64_t ttl = TM_MIN(meta->ttl_ns, (uint64_t)TM_PLAIN_NS);
+	bool plain;
+
+	pthread_mutex_lock(&meta->lock);
+	plain = inode->known.plain_ns > 0 && tm_now_ns() - inode->known.plain_ns < ttl;
+	pthread_mutex_unlock(&meta->lock);
+	return plain;
+}
+
+void tm_meta_learn_plain(struct tm_meta *meta, struct tm_inode *inode, const struct tm_asked *asked)
+{
+	pthread_mutex_lock(&meta->lock);
+	if (inode->known.xattrs_at <= asked->tick)
+		inode->known.plain_ns = asked->mono_ns;
+	pthread_mutex_unlock(&meta->lock);
+}
+
+void tm_meta_xattrs_changed(struct tm_meta *meta, struct tm_inode *inode)
+{
+	pthread_mutex_lock(&meta->lock);
+	xattrs_changed_locked(meta, inode);
 	pthread_mutex_unlock(&meta->lock);
 }
 

@@ -35,6 +35,9 @@ struct tm_known {
 	bool valid;
 	bool settled; /* the ctime was older than its clock's tick: another change will differ */
 	struct tm_fact *facts;
+	uint64_t
+		plain_ns; /* tm_now_ns() before it was seen to have no capabilities; 0: not known */
+	uint64_t xattrs_at; /* tick of the last change of its extended attributes */
 };
 
 struct tm_asked {
@@ -86,6 +89,19 @@ bool tm_meta_recall(struct tm_meta *meta, struct tm_inode *inode, const char *ke
 /* The backing answered `rc`: the length of `value`, or -errno. */
 void tm_meta_remember(struct tm_meta *meta, struct tm_inode *inode, const struct tm_asked *asked,
 	const char *key, int rc, const void *value);
+
+/*
+ * The kernel asks for a file's capabilities before each write to it. That there are none stays true
+ * over our own writes, which give it another ctime and so cost it its facts: it is remembered
+ * apart, for as long as attributes are, but at most TM_PLAIN_NS.
+ */
+#define TM_PLAIN_NS 1000000000ull
+bool tm_meta_plain(struct tm_meta *meta, struct tm_inode *inode);
+void tm_meta_learn_plain(
+	struct tm_meta *meta, struct tm_inode *inode, const struct tm_asked *asked);
+
+/* We have changed an extended attribute: before that is answered. */
+void tm_meta_xattrs_changed(struct tm_meta *meta, struct tm_inode *inode);
 
 /* The inode goes. */
 void tm_meta_drop(struct tm_meta *meta, struct tm_inode *inode);

@@ -18,13 +18,13 @@
 
 #include "tmemfs/creds.h"
 #include "tmemfs/fs.h"
+#include "tmemfs/loop.h"
 #include "tmemfs/options.h"
 #include "tmemfs/recover.h"
 #include "tmemfs/watch.h"
 
 #define WORKERS_MAX    4
 #define BACKGROUND_MAX 65535u
-#define IDLE_THREADS   16u
 
 /* Of the limit, this part may go on top for inodes that only we remember, and as much for facts. */
 #define KNOWN_PART  64
@@ -320,19 +320,9 @@ static void know_own_mount(struct run *run)
 		tm_inodes_set_own_mount(run->mount.inodes, (int)sx.stx_mnt_id);
 }
 
-static int loop(struct run *run, struct fuse_session *session)
+static void on_idle(void *opaque)
 {
-	struct fuse_loop_config *config = fuse_loop_cfg_create();
-	int rc;
-
-	if (!config)
-		return -ENOMEM;
-	fuse_loop_cfg_set_max_threads(config, run->options.threads);
-	fuse_loop_cfg_set_idle_threads(config, TM_MIN(run->options.threads, IDLE_THREADS));
-	fuse_loop_cfg_set_clone_fd(config, 0);
-	rc = fuse_session_loop_mt(session, config);
-	fuse_loop_cfg_destroy(config);
-	return rc < 0 ? rc : 0; /* > 0: the signal that ended it, as it should */
+	tm_cache_rest(opaque);
 }
 
 /* Everything between the fork and the end. 0 or -errno; complaints are printed. */
@@ -367,7 +357,7 @@ static int serve(struct run *run)
 	if (rc == 0 && run->options.watch)
 		start_watch(run);
 	if (rc == 0)
-		rc = loop(run, session);
+		rc = tm_loop(session, run->options.threads, on_idle, run->mount.cache);
 	if (rc < 0)
 		complain("", run->mountpoint, strerror(-rc));
 

@@ -14,22 +14,27 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "core/util.h"
 #include "tmemfs/inode.h"
 
 #define SLOTS_MIN   16
 #define THREADS_MAX 16
+#define HOLD_EVERY  8 /* puts, 30 us or so: as long may somebody wait for the processor */
+#define HOLD_NS     1000000l
+#define ADD_MAX     32 /* pages queued at one go */
 
 struct tm_putq {
 	/* Constant. */
 	size_t page_size;
 	size_t slots;
 	char *pages; /* slots * page_size */
-	void (*work)(void *opaque, const struct tm_put *put);
+	const struct tm_putq_ops *ops;
 	void *opaque;
 	unsigned int threads;
 	pthread_t thread[THREADS_MAX];
@@ -42,29 +47,47 @@ struct tm_putq {
 	size_t free_count;
 	struct tm_put **waiting; /* ring of `slots` */
 	size_t head, count;
-	bool stopping;
+
+	atomic_bool stopping; /* set under the lock */
 
 	struct tm_put slot[];
 };
 
+/* Wait until work is wanted. */
+static void wait_while_held(struct tm_putq *queue)
+{
+	const struct timespec pause = {0, HOLD_NS};
+
+	while (!atomic_load(&queue->stopping) && queue->ops->hold(queue->opaque))
+		nanosleep(&pause, NULL);
+}
+
 static void *worker(void *arg)
 {
 	struct tm_putq *queue = arg;
+	unsigned int done = 0;
 
 	pthread_mutex_lock(&queue->lock);
 	for (;;) {
 		struct tm_put *put;
 
-		while (queue->count == 0 && !queue->stopping)
+		while (queue->count == 0 && !atomic_load(&queue->stopping))
 			pthread_cond_wait(&queue->filled, &queue->lock);
-		if (queue->stopping)
+		if (done++ % HOLD_EVERY == 0) {
+			pthread_mutex_unlock(&queue->lock);
+			wait_while_held(queue);
+			pthread_mutex_lock(&queue->lock);
+		}
+		if (atomic_load(&queue->stopping))
 			break;
+		if (queue->count == 0)
+			continue;
 		put = queue->waiting[queue->head];
 		queue->head = (queue->head + 1) % queue->slots;
 		queue->count--;
 		pthread_mutex_unlock(&queue->lock);
 
-		queue->work(queue->opaque, put);
+		queue->ops->work(queue->opaque, put);
 		tm_inode_unref(put->inode);
 
 		pthread_mutex_lock(&queue->lock);
@@ -74,29 +97,40 @@ static void *worker(void *arg)
 	return NULL;
 }
 
-bool tm_putq_add(struct tm_putq *queue, struct tm_inode *inode, uint64_t epoch, uint32_t index,
-	const void *page)
+unsigned int tm_putq_add(struct tm_putq *queue, struct tm_inode *inode, uint64_t epoch,
+	uint32_t index, unsigned int count, const char *pages)
 {
-	struct tm_put *put = NULL;
+	struct tm_put *puts[ADD_MAX];
+	unsigned int done = 0, n;
 
-	pthread_mutex_lock(&queue->lock);
-	if (queue->free_count > 0)
-		put = queue->free[--queue->free_count];
-	pthread_mutex_unlock(&queue->lock);
-	if (!put)
-		return false;
+	do {
+		pthread_mutex_lock(&queue->lock);
+		for (n = 0;
+			n < TM_MIN(count - done, (unsigned int)ADD_MAX) && queue->free_count > 0;
+			n++)
+			puts[n] = queue->free[--queue->free_count];
+		pthread_mutex_unlock(&queue->lock);
 
-	put->inode = tm_inode_ref(inode);
-	put->epoch = epoch;
-	put->index = index;
-	memcpy(queue->pages + (size_t)(put - queue->slot) * queue->page_size, page,
-		queue->page_size);
+		for (unsigned int i = 0; i < n; i++, done++) {
+			char *copy =
+				queue->pages + (size_t)(puts[i] - queue->slot) * queue->page_size;
 
-	pthread_mutex_lock(&queue->lock);
-	queue->waiting[(queue->head + queue->count++) % queue->slots] = put;
-	pthread_cond_signal(&queue->filled);
-	pthread_mutex_unlock(&queue->lock);
-	return true;
+			memcpy(copy, pages + (size_t)done * queue->page_size, queue->page_size);
+			puts[i]->inode = tm_inode_ref(inode);
+			puts[i]->epoch = epoch;
+			puts[i]->index = index + done;
+		}
+
+		pthread_mutex_lock(&queue->lock);
+		for (unsigned int i = 0; i < n; i++)
+			queue->waiting[(queue->head + queue->count++) % queue->slots] = puts[i];
+		if (n > 1)
+			pthread_cond_broadcast(&queue->filled);
+		else if (n == 1)
+			pthread_cond_signal(&queue->filled);
+		pthread_mutex_unlock(&queue->lock);
+	} while (n == ADD_MAX && done < count);
+	return done;
 }
 
 static void queue_free(struct tm_putq *queue)
@@ -115,7 +149,7 @@ void tm_putq_stop(struct tm_putq *queue)
 	if (!queue)
 		return;
 	pthread_mutex_lock(&queue->lock);
-	queue->stopping = true;
+	atomic_store(&queue->stopping, true);
 	pthread_cond_broadcast(&queue->filled);
 	pthread_mutex_unlock(&queue->lock);
 	for (unsigned int i = 0; i < queue->threads; i++)
@@ -143,8 +177,7 @@ static int start_threads(struct tm_putq *queue, unsigned int threads)
 }
 
 int tm_putq_start(size_t page_size, uint64_t bytes, unsigned int threads,
-	void (*work)(void *opaque, const struct tm_put *put), void *opaque,
-	struct tm_putq **ret_queue)
+	const struct tm_putq_ops *ops, void *opaque, struct tm_putq **ret_queue)
 {
 	size_t slots = TM_MAX(bytes / page_size, (uint64_t)SLOTS_MIN);
 	struct tm_putq *queue = calloc(1, sizeof(*queue) + slots * sizeof(queue->slot[0]));
@@ -156,7 +189,7 @@ int tm_putq_start(size_t page_size, uint64_t bytes, unsigned int threads,
 	pthread_cond_init(&queue->filled, NULL);
 	queue->page_size = page_size;
 	queue->slots = slots;
-	queue->work = work;
+	queue->ops = ops;
 	queue->opaque = opaque;
 	queue->free = calloc(slots, sizeof(*queue->free));
 	queue->waiting = calloc(slots, sizeof(*queue->waiting));

@@ -499,6 +499,25 @@ sys.exit(ctypes.get_errno() if r else 0)' "$@"; }
 	contains 'dedup is no option of a shared pool'
 }
 
+@test "a write costs the backing one operation; capabilities are seen as they are" {
+	: >"$BACK/f"
+	slow "$BACK" delay_us=0
+	mnt
+	exec 7>"$MNT/f"
+	echo first >&7
+	setfattr -n user.slowfs.reset -v 1 "$T/slow"
+	for _ in {1..50}; do echo again >&7; done
+	[ "$(getfattr --only-values -n user.slowfs.ops "$T/slow" 2>/dev/null)" -le 60 ]
+	try 1 getfattr -n security.capability "$MNT/f"
+	setfattr -n security.capability -v 0x0100000200200000000000000000000000000000 "$MNT/f" # cap_net_raw+ep
+	getfattr -n security.capability "$MNT/f"
+	# A write takes them away, here as anywhere.
+	echo more >&7
+	exec 7>&-
+	try 1 getfattr -n security.capability "$MNT/f"
+	try 1 getfattr -n security.capability "$T/back/f"
+}
+
 # --- reading ahead ----------------------------------------------------------------------------
 
 # far: a backing slow enough to be worth it; what is read of it is counted.

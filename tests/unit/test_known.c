@@ -254,11 +254,38 @@ static void test_unreachable_makes_age_not_count(void **data)
 	tm_meta_free(hasty);
 }
 
+static void test_no_capabilities_outlive_our_own_writes(void **data)
+{
+	struct state *s = *data;
+	struct tm_asked asked = tm_meta_ask(s->meta);
+
+	assert_false(tm_meta_plain(s->meta, &s->inode));
+	tm_meta_learn_plain(s->meta, &s->inode, &asked);
+	assert_true(tm_meta_plain(s->meta, &s->inode));
+	tm_meta_change_begin(s->meta, &s->inode);
+	tm_meta_change_end(s->meta, &s->inode);
+	assert_true(tm_meta_plain(s->meta, &s->inode));
+	/* But not a change of attributes, nor an answer from before that. */
+	tm_meta_xattrs_changed(s->meta, &s->inode);
+	assert_false(tm_meta_plain(s->meta, &s->inode));
+	tm_meta_learn_plain(s->meta, &s->inode, &asked);
+	assert_false(tm_meta_plain(s->meta, &s->inode));
+	asked = tm_meta_ask(s->meta);
+	tm_meta_learn_plain(s->meta, &s->inode, &asked);
+	assert_true(tm_meta_plain(s->meta, &s->inode));
+	/* Nor others. */
+	tm_meta_forget(s->meta, &s->inode);
+	assert_false(tm_meta_plain(s->meta, &s->inode));
+	tm_meta_learn_plain(s->meta, &s->inode, &asked);
+	assert_false(tm_meta_plain(s->meta, &s->inode));
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_attributes),
+		TEST(test_no_capabilities_outlive_our_own_writes),
 		TEST(test_change_refuses_what_was_asked_before),
 		TEST(test_older_answer_does_not_replace_newer),
 		TEST(test_facts_go_with_their_ctime),
