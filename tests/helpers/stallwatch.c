@@ -29,6 +29,9 @@
 #include <time.h>
 #include <unistd.h>
 
+/* How often it is said how far the command is, for whoever finds that it did not end in time. */
+#define TELL_SECONDS 30
+
 static double now(void)
 {
 	struct timespec t;
@@ -125,7 +128,7 @@ static void add_tasks(const char *under)
 static int watch(pid_t pid, const volatile uint64_t *beat, double seconds, double *ret_longest)
 {
 	uint64_t last = *beat;
-	double since = now(), pause;
+	double since = now(), pause, told = since, begun = since;
 	int status;
 
 	*ret_longest = 0;
@@ -134,6 +137,11 @@ static int watch(pid_t pid, const volatile uint64_t *beat, double seconds, doubl
 		pause = now() - since;
 		if (pause > *ret_longest)
 			*ret_longest = pause;
+		if (now() - told > TELL_SECONDS) {
+			told = now();
+			dprintf(console, "stallwatch: %.0f s, %llu pages, longest pause %.1f s\n",
+				told - begun, (unsigned long long)*beat, *ret_longest);
+		}
 		if (*beat != last) {
 			last = *beat;
 			since = now();
