@@ -87,6 +87,7 @@ $(B)/nbdkit-tmem-plugin.so: $(PLUGIN_OBJ) $(B)/libtmem.a
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/libtmem.a
 	$(call link,,-lcmocka $(CRYPTO_LIBS))
 $(B)/tests/test_policy: $(B)/obj/tools/tmemd/policy.o
+$(B)/tests/test_benefit: $(addprefix $(B)/obj/tools/tmemd/,benefit.o policy.o)
 $(B)/tests/test_machine: $(addprefix $(B)/obj/tools/tmemd/,machine.o cgroup.o)
 $(B)/tests/test_remote: $(B)/obj/tools/tmemd/pool.o
 $(B)/tests/test_fallback: $(addprefix $(B)/obj/nbd-plugin/,fallback.o state.o crypt.o)

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * benefit.h - who makes the most of ephemeral memory
+ *
+ * The policy `benefit`: beyond a floor by weight, memory goes where the next byte of it brings the
+ * most hits. What it would bring is read off each client's miss-ratio curve (core/sampler.h,
+ * core/curve.h), whose bytes are compressed ones.
+ *
+ * Pure arithmetic, all of it in whole numbers: no clock, no file. Every counter of a client may be
+ * any number at all.
+ */
+#ifndef TM_BENEFIT_H
+#define TM_BENEFIT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/ledger.h"
+
+/* Of its share by weight a client is left this part, whatever others would make of it. */
+#define TM_BENEFIT_FLOOR 4u
+
+/* A curve of so few references, or so few seconds, says nothing yet. */
+#define TM_BENEFIT_SAMPLES 1024u
+#define TM_BENEFIT_LOOKS   5u
+
+/* How a client's counters grew, the recent past first: each look forgets 1/64 of what was there, so
+ * with one look a second half of it is forgotten after 44 s. All zeros, but for `hits` of
+ * no client, is none yet. */
+struct tm_history {
+	bool begun;
+	uint32_t looks;
+	uint64_t samples;               /* since it began */
+	uint64_t samples_seen;          /* the ledger's, at the last look */
+	uint64_t seen[TM_CURVE_POINTS]; /* likewise */
+	uint64_t hits[TM_CURVE_POINTS]; /* in TM_BENEFIT_ONEth parts of a hit a look */
+};
+
+#define TM_BENEFIT_ONE 256u
+
+/* Look at the counters of a ledger. The first look only notes where they stand: what was before
+ * it belongs to another host, or to another time. */
+void tm_history_look(struct tm_history *history, const struct tm_ledger *ledger);
+
+/* Is there enough of it to go by? NULL has nothing. */
+bool tm_history_is_known(const struct tm_history *history);
+
+struct tm_claim {
+	/* in */
+	const struct tm_history *history;
+	uint32_t weight;
+	uint64_t most; /* ephemeral bytes that it may have, or without a history: that it wants */
+	/* in: of the last time, 0 when there was none; out */
+	uint64_t aim;
+	/* out */
+	uint64_t floor;
+};
+
+/*
+ * Divide `total` bytes of ephemeral memory into aims, whose sum never exceeds it, each of them at
+ * least the claim's floor and at most its `most`.
+ *
+ * Who has no known history gets its share by weight, as floor and aim. The others get a part of
+ * theirs as floor; what is left goes step by step to the client with the steepest way up to any
+ * point of its curve that can still be reached. That is a walk along the convex hulls, so a
+ * plateau is crossed when the cliff behind it is worth it, and a step never ends halfway up. Where
+ * nobody gains any more, the rest goes by weight.
+ *
+ * The aims of the last time, scaled to the total of now, stay as they are unless the new ones bring
+ * 1/64 more hits: noise moves no memory. Returns whether they stayed.
+ */
+bool tm_benefit_divide(struct tm_claim *claims, size_t count, uint64_t total);
+
+#endif
