@@ -105,6 +105,7 @@ $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/libtmem.a # libFuzzer, see fuzzers
 $(B)/fuzz/protocol: $(filter-out %/main.o,$(TMEMD_OBJ))
 $(B)/tests/faultio.so: $(B)/obj/tests/helpers/faultio.o
 	$(call link,-shared)
+$(B)/bench/together: $(addprefix $(B)/obj/tools/tmemd/,policy.o benefit.o)
 $(B)/bench/host: $(addprefix $(B)/obj/tools/tmemd/,machine.o cgroup.o)
 $(B)/bench/%: $(B)/obj/bench/%.o $(B)/libtmem.a
 	$(call link,,$(call pkg_libs,fuse3))
@@ -196,7 +197,7 @@ bench-host: ## memory that is needed elsewhere, demands, idle cost of tmemd: ROU
 	$(Q)bench/bench-host
 
 bench-trace: deps ## miss ratios on recorded block traces: TRACES=/their/directory
-	$(Q)$(MAKE) --no-print-directory $(B)/bench/trace
+	$(Q)$(MAKE) --no-print-directory $(B)/bench/trace $(B)/bench/together
 	$(Q)B="$(B)" bench/bench-trace $(TRACES)
 
 # --- sanitizers and lint ---------------------------------------------------------------------

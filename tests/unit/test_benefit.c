@@ -333,7 +333,7 @@ static void nonsense_keeps_the_rules(void **state)
 					round % 2 ? any_number() : UINT64_MAX * (uint64_t)(p & 1));
 			tm_history_look(&h[i], &ledger);
 			for (uint32_t p = 0; p < TM_CURVE_POINTS; p++)
-				assert_true(h[i].hits[p] < 1ull << 45);
+				assert_true(h[i].raw[p] < 1ull << 48 && h[i].hits[p] < 1ull << 56);
 			c[i] = claim(
 				rand() % 4 ? &h[i] : NULL, 1 + (uint32_t)rand() % TM_WEIGHT_MAX);
 			c[i].most = any_number();
@@ -383,15 +383,58 @@ static void a_history_begins_at_its_first_look(void **state)
 		tm_history_look(&h, &ledger);
 	}
 	assert_true(tm_history_is_known(&h));
-	for (int i = 0; i < 44; i++)
+	for (int i = 0; i < 355; i++)
 		tm_history_look(&h, &ledger);
-	assert_true(h.hits[7] > 40 * TM_BENEFIT_ONE && h.hits[7] < 55 * TM_BENEFIT_ONE);
+	assert_true(h.hits[7] > 48 * TM_BENEFIT_ONE && h.hits[7] < 55 * TM_BENEFIT_ONE);
 	/* A successor's ledger counts from 0: it takes nothing away, and adds from there on. */
 	atomic_store(&ledger.curve[7], 0);
 	tm_history_look(&h, &ledger);
 	atomic_store(&ledger.curve[7], 100);
 	tm_history_look(&h, &ledger);
-	assert_true(h.hits[7] > 138 * TM_BENEFIT_ONE && h.hits[7] < 155 * TM_BENEFIT_ONE);
+	assert_true(h.hits[7] > 147 * TM_BENEFIT_ONE && h.hits[7] < 155 * TM_BENEFIT_ONE);
+}
+
+/* The store hits what an LRU list of its size would not: that much less is to be had beyond. */
+static void what_is_really_hit_counts(void **state)
+{
+	struct tm_history h = {0};
+	uint64_t near = 0, far = 0;
+
+	(void)state;
+	memset(&ledger, 0, sizeof(ledger));
+	tm_history_look(&h, &ledger);
+	atomic_store(&ledger.freeable_bytes, 32 * M);
+	atomic_store(&ledger.curve[tm_curve_point(16 * M)], 1000);
+	atomic_store(&ledger.curve[tm_curve_point(64 * M)], 3000);
+	atomic_store(&ledger.pools[3].stat[TM_STAT_HITS], 2500);
+	atomic_store(&ledger.pools[4].stat[TM_STAT_HITS], 999999);
+	ledger.pools[4].flags = TM_POOL_PERSIST; /* of no concern */
+	tm_history_look(&h, &ledger);
+	for (uint32_t i = 0; i < TM_CURVE_POINTS; i++)
+		*(tm_curve_bytes(i) <= 32 * M ? &near : &far) += h.hits[i];
+	assert_true(near / TM_BENEFIT_ONE >= 2490 && near / TM_BENEFIT_ONE <= 2500);
+	assert_true(far / TM_BENEFIT_ONE >= 1490 && far / TM_BENEFIT_ONE <= 1500);
+	/* Without a byte there is nothing that it could have hit. */
+	atomic_store(&ledger.freeable_bytes, 0);
+	tm_history_look(&h, &ledger);
+	assert_int_equal(h.hits[0], 0);
+	/* A store that fills up hits less than its size would: the curve stands. */
+	memset(&h, 0, sizeof(h));
+	tm_history_look(&h, &ledger);
+	atomic_store(&ledger.freeable_bytes, 128 * M);
+	atomic_fetch_add(&ledger.curve[tm_curve_point(64 * M)], 3000);
+	tm_history_look(&h, &ledger);
+	assert_memory_equal(h.hits, h.raw, sizeof(h.raw));
+}
+
+static void little_is_asked_ahead(void **state)
+{
+	(void)state;
+	assert_int_equal(tm_benefit_want(80 * M, 144 * M), 94 * M);
+	assert_int_equal(tm_benefit_want(80 * M, 81 * M), 81 * M);
+	assert_int_equal(tm_benefit_want(80 * M, 10 * M), 10 * M);
+	assert_int_equal(tm_benefit_want(UINT64_MAX, UINT64_MAX), UINT64_MAX);
+	assert_int_equal(tm_benefit_want(0, UINT64_MAX), 4 * M);
 }
 
 /* From aims to grants: parts above floors, within demands and ceilings, persistent pages first. */
@@ -437,6 +480,8 @@ int main(void)
 		cmocka_unit_test(it_is_near_the_optimum),
 		cmocka_unit_test(nonsense_keeps_the_rules),
 		cmocka_unit_test(a_history_begins_at_its_first_look),
+		cmocka_unit_test(what_is_really_hit_counts),
+		cmocka_unit_test(little_is_asked_ahead),
 		cmocka_unit_test(parts_become_grants),
 	};
 

@@ -8,7 +8,7 @@
  * the curve's convex hull (Qureshi and Patt, MICRO 2006, call the search for it lookahead). Points
  * out of reach are left aside, so the last step, too, ends at a point and not on a plateau.
  *
- * Hits are sums of at most 2^38 a look and point, so 2^53 in all; bytes are below 2^64: 128 bits
+ * Hits are sums of at most 2^38 a look and point, so 2^56 in all; bytes are below 2^64: 128 bits
  * hold their products.
  *
  * Locking: none; pure functions. A step costs a look at 400 points of one client and at one number
@@ -19,10 +19,12 @@
 #include "core/util.h"
 #include "tools/tmemd/policy.h"
 
-#define FORGET_SHIFT 6
+#define FORGET_SHIFT 9
 #define LOOK_MAX     (1ull << 30) /* hits of a point and look that are believed */
 #define WORTH        64u          /* part of the hits that is worth to move memory for */
 #define STEPS_MAX    512u
+#define HORIZON      4u /* times what the curves remember, for which they are believed */
+#define AHEAD_BYTES  (4ull << 20)
 
 /* --- histories -------------------------------------------------------------------------------- */
 
@@ -35,21 +37,73 @@ static uint64_t growth(uint64_t *seen, uint64_t now)
 	return TM_MIN(grown, LOOK_MAX);
 }
 
+static uint64_t forget(uint64_t value)
+{
+	return value - (value >> FORGET_SHIFT);
+}
+
+/* Hits of all ephemeral pools. */
+static uint64_t ledger_hits(const struct tm_ledger *ledger)
+{
+	uint64_t hits = 0;
+
+	for (size_t i = 0; i < TM_POOLS_MAX; i++)
+		if (!(ledger->pools[i].flags & TM_POOL_PERSIST))
+			hits += atomic_load_explicit(
+				&ledger->pools[i].stat[TM_STAT_HITS], memory_order_relaxed);
+	return hits;
+}
+
+/* What the store hits beyond the curve: from the points beyond `bytes`, evenly to the others. */
+static void correct(struct tm_history *h, uint64_t bytes)
+{
+	uint32_t last = 0;
+	uint64_t beyond = 0, more = h->had > h->expected ? h->had - h->expected : 0, left;
+
+	while (last < TM_CURVE_POINTS && tm_curve_bytes(last) <= bytes)
+		last++;
+	for (uint32_t i = last; i < TM_CURVE_POINTS; i++)
+		beyond += h->raw[i];
+	if (last == 0)
+		more = 0;
+	left = beyond - TM_MIN(beyond, more);
+	for (uint32_t i = 0, before = 0; i < TM_CURVE_POINTS; i++) {
+		uint64_t width = tm_curve_bytes(i) - (i ? tm_curve_bytes(before) : 0);
+
+		if (i < last)
+			h->hits[i] = h->raw[i] +
+				(uint64_t)((unsigned __int128)more * width /
+					tm_curve_bytes(last - 1));
+		else
+			h->hits[i] = beyond
+				? (uint64_t)((unsigned __int128)h->raw[i] * left / beyond)
+				: 0;
+		before = i;
+	}
+}
+
 void tm_history_look(struct tm_history *h, const struct tm_ledger *ledger)
 {
+	uint64_t bytes = atomic_load_explicit(&ledger->freeable_bytes, memory_order_relaxed);
 	uint64_t grown = growth(
 		&h->samples_seen, atomic_load_explicit(&ledger->samples, memory_order_relaxed));
+	uint64_t had = growth(&h->hits_seen, ledger_hits(ledger)), expected = 0;
 
 	h->samples += h->begun ? grown : 0;
 	h->looks += h->looks < TM_BENEFIT_LOOKS;
-	for (size_t i = 0; i < TM_CURVE_POINTS; i++) {
+	for (uint32_t i = 0; i < TM_CURVE_POINTS; i++) {
 		grown = growth(
 			&h->seen[i], atomic_load_explicit(&ledger->curve[i], memory_order_relaxed));
-		h->hits[i] -= h->hits[i] >> FORGET_SHIFT;
+		h->raw[i] = forget(h->raw[i]);
 		if (h->begun)
-			h->hits[i] += grown * TM_BENEFIT_ONE;
+			h->raw[i] += grown * TM_BENEFIT_ONE;
+		if (tm_curve_bytes(i) <= bytes)
+			expected += grown * TM_BENEFIT_ONE;
 	}
+	h->had = forget(h->had) + (h->begun ? had * TM_BENEFIT_ONE : 0);
+	h->expected = forget(h->expected) + (h->begun ? expected : 0);
 	h->begun = true;
+	correct(h, bytes);
 }
 
 bool tm_history_is_known(const struct tm_history *h)
@@ -197,11 +251,41 @@ static void fit(struct tm_claim *claims, size_t count, uint64_t total)
 	}
 }
 
+/*
+ * Are the aims of now so much better than those that may be kept? A page that moves costs a miss or
+ * so in one place before it brings hits in the other, and these have to make up for it within as
+ * long as the curves remember. Without a hit anywhere it is weights that count.
+ */
+static bool is_worth_it(const struct tm_claim *claims, size_t count, const uint64_t *kept)
+{
+	uint64_t old = 0, new = 0, moved = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		const struct tm_claim *c = &claims[i];
+
+		if (!tm_history_is_known(c->history))
+			continue;
+		old += hits_with(c, kept[i]);
+		new += hits_with(c, c->aim);
+		moved += (kept[i] - TM_MIN(kept[i], c->aim)) / TM_PAGE_SIZE;
+	}
+	return new == 0 ||
+		(new > old &&new - old > new / WORTH &&
+			(new - old) / TM_BENEFIT_ONE *HORIZON > moved);
+}
+
 /* ---------------------------------------------------------------------------------------------- */
+
+uint64_t tm_benefit_want(uint64_t used, uint64_t want)
+{
+	uint64_t more = want > used ? want - used : 0;
+
+	return want - more + TM_MIN(more, used / 8 + AHEAD_BYTES);
+}
 
 bool tm_benefit_divide(struct tm_claim *claims, size_t count, uint64_t total)
 {
-	uint64_t before[count + 1], kept[count + 1], left = 0, known = 0, old = 0, new = 0;
+	uint64_t before[count + 1], kept[count + 1], left = 0, known = 0;
 	bool fits;
 
 	for (size_t i = 0; i < count; i++) {
@@ -225,18 +309,19 @@ bool tm_benefit_divide(struct tm_claim *claims, size_t count, uint64_t total)
 		claims[i].aim = claims[i].floor;
 	by_weight(claims, count, walk(claims, count, left), true);
 
-	for (size_t i = 0; i < count && fits; i++) {
-		if (tm_history_is_known(claims[i].history)) {
-			old += hits_with(&claims[i], kept[i]);
-			new += hits_with(&claims[i], claims[i].aim);
-		}
-	}
-	/* Without a hit anywhere it is weights that count. */
-	if (!fits || new == 0 || (new > old &&new - old > new / WORTH))
+	if (!fits || is_worth_it(claims, count, kept))
 		return false;
 	for (size_t i = 0; i < count; i++)
 		if (tm_history_is_known(claims[i].history))
 			claims[i].aim = kept[i];
 	fit(claims, count, total);
 	return true;
+}
+
+/* In pages: it is the proportion that counts. */
+uint32_t tm_benefit_part(uint64_t floor, uint64_t aim)
+{
+	uint64_t pages = (aim - floor) / TM_PAGE_SIZE + ((aim - floor) % TM_PAGE_SIZE != 0);
+
+	return (uint32_t)TM_MIN(pages, (uint64_t)UINT32_MAX);
 }

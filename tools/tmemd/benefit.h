@@ -25,16 +25,27 @@
 #define TM_BENEFIT_SAMPLES 1024u
 #define TM_BENEFIT_LOOKS   5u
 
-/* How a client's counters grew, the recent past first: each look forgets 1/64 of what was there, so
- * with one look a second half of it is forgotten after 44 s. All zeros, but for `hits` of
- * no client, is none yet. */
+/*
+ * The store is better than the LRU list that its curve is of: it hits with little memory some of
+ * what LRU needs much for. So what it really hits is looked at beside what the curve says for the
+ * memory it has, and the difference moves: from the points beyond that, evenly to those up to it.
+ *
+ * How a client's counters grew, the recent past first: each look forgets 1/512 of what was there,
+ * so with one look a second half of it is forgotten after 6 minutes. All zeros is none yet.
+ */
 struct tm_history {
 	bool begun;
 	uint32_t looks;
-	uint64_t samples;               /* since it began */
-	uint64_t samples_seen;          /* the ledger's, at the last look */
-	uint64_t seen[TM_CURVE_POINTS]; /* likewise */
-	uint64_t hits[TM_CURVE_POINTS]; /* in TM_BENEFIT_ONEth parts of a hit a look */
+	uint64_t samples; /* since it began */
+
+	/* The ledger's, at the last look. */
+	uint64_t samples_seen, hits_seen;
+	uint64_t seen[TM_CURVE_POINTS];
+
+	/* In parts of a hit, TM_BENEFIT_ONE to each. */
+	uint64_t had, expected; /* with the memory that there was: really, and by the curve */
+	uint64_t raw[TM_CURVE_POINTS];  /* as the client counts them: an LRU list's */
+	uint64_t hits[TM_CURVE_POINTS]; /* what the division goes by */
 };
 
 #define TM_BENEFIT_ONE 256u
@@ -67,9 +78,17 @@ struct tm_claim {
  * plateau is crossed when the cliff behind it is worth it, and a step never ends halfway up. Where
  * nobody gains any more, the rest goes by weight.
  *
- * The aims of the last time, scaled to the total of now, stay as they are unless the new ones bring
- * 1/64 more hits: noise moves no memory. Returns whether they stayed.
+ * The aims of the last time, scaled to the total of now, stay as they are unless the new ones would
+ * have brought 1/64 more hits, and more than there are pages to be moved: noise moves no memory.
+ * Returns whether they stayed.
  */
 bool tm_benefit_divide(struct tm_claim *claims, size_t count, uint64_t total);
+
+/* What a client wants that uses so much ephemeral memory and asks for more ahead of need. Where
+ * memory is moved, what the winner has not yet filled is missing elsewhere. */
+uint64_t tm_benefit_want(uint64_t used, uint64_t want);
+
+/* What makes an aim a grant, with the floor: the part of struct tm_share. */
+uint32_t tm_benefit_part(uint64_t floor, uint64_t aim);
 
 #endif

@@ -186,16 +186,18 @@ static void apply_benefit(struct tm_host *host, struct tm_client **clients, stru
 {
 	bool news = look_at_curves(host, clients, count, now);
 
+	for (size_t i = 0; i < count; i++)
+		if (tm_history_is_known(clients[i]->history) &&
+			!tm_client_is_persistent(clients[i]))
+			shares[i].want = tm_benefit_want(
+				tm_client_read(&clients[i]->ledger->used_bytes), shares[i].want);
+
 	if (news || host->benefit_stale)
 		divide_benefit(clients, shares, count, host->total);
 	host->benefit_stale = false;
 	for (size_t i = 0; i < count; i++) {
-		uint64_t more = clients[i]->aim - clients[i]->floor;
-
 		shares[i].floor = clients[i]->floor;
-		/* In pages: it is the proportion that counts. */
-		shares[i].part = (uint32_t)TM_MIN(
-			(more + TM_PAGE_SIZE - 1) / TM_PAGE_SIZE, (uint64_t)UINT32_MAX);
+		shares[i].part = tm_benefit_part(clients[i]->floor, clients[i]->aim);
 	}
 }
 
