@@ -102,6 +102,7 @@ $(B)/tests/fileops: $(B)/obj/tests/torture/fileops_ops.o
 $(B)/tests/treeops: $(addprefix $(B)/obj/tests/torture/,treeops_ops.o treeops_compare.o)
 $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/libtmem.a # libFuzzer, see fuzzers
 	$(call link,-fsanitize=fuzzer)
+$(B)/fuzz/curve: $(addprefix $(B)/obj/tools/tmemd/,benefit.o policy.o)
 $(B)/fuzz/protocol: $(filter-out %/main.o,$(TMEMD_OBJ))
 $(B)/tests/faultio.so: $(B)/obj/tests/helpers/faultio.o
 	$(call link,-shared)

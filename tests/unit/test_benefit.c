@@ -418,13 +418,16 @@ static void what_is_really_hit_counts(void **state)
 	atomic_store(&ledger.freeable_bytes, 0);
 	tm_history_look(&h, &ledger);
 	assert_int_equal(h.hits[0], 0);
-	/* A store that fills up hits less than its size would: the curve stands. */
+	/* Nor is what it should hit and does not any reason to give it that much. */
 	memset(&h, 0, sizeof(h));
 	tm_history_look(&h, &ledger);
 	atomic_store(&ledger.freeable_bytes, 128 * M);
 	atomic_fetch_add(&ledger.curve[tm_curve_point(64 * M)], 3000);
+	atomic_fetch_add(&ledger.curve[tm_curve_point(256 * M)], 1000);
+	atomic_fetch_add(&ledger.pools[3].stat[TM_STAT_HITS], 600);
 	tm_history_look(&h, &ledger);
-	assert_memory_equal(h.hits, h.raw, sizeof(h.raw));
+	assert_int_equal(h.hits[tm_curve_point(64 * M)], 600 * TM_BENEFIT_ONE);
+	assert_int_equal(h.hits[tm_curve_point(256 * M)], 1000 * TM_BENEFIT_ONE);
 }
 
 static void little_is_asked_ahead(void **state)

@@ -54,11 +54,18 @@ static uint64_t ledger_hits(const struct tm_ledger *ledger)
 	return hits;
 }
 
-/* What the store hits beyond the curve: from the points beyond `bytes`, evenly to the others. */
+/* value * of / all; the value itself where all is 0. */
+static uint64_t part_of(uint64_t value, uint64_t of, uint64_t all)
+{
+	return all ? (uint64_t)((unsigned __int128)value * of / all) : value;
+}
+
+/* What the store hits beside the curve, with `bytes`. More: from the points beyond that, evenly to
+ * the others. Less: so much less at each of the others. */
 static void correct(struct tm_history *h, uint64_t bytes)
 {
+	uint64_t more = h->had > h->expected ? h->had - h->expected : 0, beyond = 0, left, width;
 	uint32_t last = 0;
-	uint64_t beyond = 0, more = h->had > h->expected ? h->had - h->expected : 0, left;
 
 	while (last < TM_CURVE_POINTS && tm_curve_bytes(last) <= bytes)
 		last++;
@@ -67,18 +74,14 @@ static void correct(struct tm_history *h, uint64_t bytes)
 	if (last == 0)
 		more = 0;
 	left = beyond - TM_MIN(beyond, more);
-	for (uint32_t i = 0, before = 0; i < TM_CURVE_POINTS; i++) {
-		uint64_t width = tm_curve_bytes(i) - (i ? tm_curve_bytes(before) : 0);
-
-		if (i < last)
-			h->hits[i] = h->raw[i] +
-				(uint64_t)((unsigned __int128)more * width /
-					tm_curve_bytes(last - 1));
+	for (uint32_t i = 0; i < TM_CURVE_POINTS; i++) {
+		width = tm_curve_bytes(i) - (i ? tm_curve_bytes(i - 1) : 0);
+		if (i >= last)
+			h->hits[i] = part_of(h->raw[i], left, beyond);
+		else if (more > 0)
+			h->hits[i] = h->raw[i] + part_of(more, width, tm_curve_bytes(last - 1));
 		else
-			h->hits[i] = beyond
-				? (uint64_t)((unsigned __int128)h->raw[i] * left / beyond)
-				: 0;
-		before = i;
+			h->hits[i] = part_of(h->raw[i], h->had, h->expected);
 	}
 }
 

@@ -26,9 +26,10 @@
 #define TM_BENEFIT_LOOKS   5u
 
 /*
- * The store is better than the LRU list that its curve is of: it hits with little memory some of
- * what LRU needs much for. So what it really hits is looked at beside what the curve says for the
- * memory it has, and the difference moves: from the points beyond that, evenly to those up to it.
+ * The curve is an LRU list's, and the store is none: mostly it hits with little memory some of what
+ * LRU needs much for, and sometimes less. So what it really hits is looked at beside what the curve
+ * says for the memory it has. What is more moves from the points beyond that evenly to those up to
+ * it; what is less is taken from these.
  *
  * How a client's counters grew, the recent past first: each look forgets 1/512 of what was there,
  * so with one look a second half of it is forgotten after 6 minutes. All zeros is none yet.
