@@ -163,7 +163,7 @@ hits_percent() {
 	looper loop -s 100M -r 60M
 	looper scan -r 60M
 	retry 60 near scan 50
-	near loop 50
+	retry 60 near loop 50
 	try 0 tmemctl policy
 	[ "$output" = "policy: weight" ]
 	not hits_percent loop 90
@@ -186,7 +186,7 @@ hits_percent() {
 
 	tmemctl set HOST policy=weight
 	retry 60 near scan 50
-	near loop 50
+	retry 60 near loop 50
 }
 
 @test "policy=benefit: who is new, and who gains nothing, keeps its part by weight" {
@@ -194,11 +194,11 @@ hits_percent() {
 	looper loop -s 120M -r 60M # all there is would not be too much for it
 	putter silent              # it puts and never gets; its curve stays unknown: it has no sampler
 	retry 60 near silent 50
-	near loop 50
+	retry 60 near loop 50
 	putter heavy -w 200
 	retry 60 near heavy 50
-	near silent 25
-	near loop 25
+	retry 60 near silent 25
+	retry 60 near loop 25
 }
 
 @test "the configuration says the policy, and the next host follows it" {

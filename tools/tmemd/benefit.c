@@ -21,7 +21,8 @@
 
 #define FORGET_SHIFT 9
 #define LOOK_MAX     (1ull << 30) /* hits of a point and look that are believed */
-#define WORTH        64u          /* part of the hits that is worth to move memory for */
+#define WORTH        16u          /* part of the hits that is worth to move memory for */
+#define ROUNDING     64u          /* part that aims may be off when they are scaled */
 #define STEPS_MAX    512u
 #define HORIZON      4u /* times what the curves remember, for which they are believed */
 #define AHEAD_BYTES  (4ull << 20)
@@ -230,12 +231,12 @@ static bool scale(const struct tm_claim *claims, size_t count, uint64_t total, u
 			return false;
 		aim = (uint64_t)((unsigned __int128)c->aim * total / before);
 		/* Rounding is no reason, nor is the coming and going of some of the total. */
-		if (aim > c->most || aim + aim / WORTH + 1 < c->floor)
+		if (aim > c->most || aim + aim / ROUNDING + 1 < c->floor)
 			return false;
 		ret_aim[i] = TM_MAX(aim, c->floor);
 		sum += ret_aim[i];
 	}
-	return sum <= (unsigned __int128)total + total / WORTH;
+	return sum <= (unsigned __int128)total + total / ROUNDING;
 }
 
 /* The rest of the sum after floors were raised. */
@@ -256,25 +257,24 @@ static void fit(struct tm_claim *claims, size_t count, uint64_t total)
 
 /*
  * Are the aims of now so much better than those that may be kept? A page that moves costs a miss or
- * so in one place before it brings hits in the other, and these have to make up for it within as
- * long as the curves remember. Without a hit anywhere it is weights that count.
+ * so in one place before it brings hits in the other, and these have to make up for it within
+ * HORIZON times what the curves remember. Without a hit anywhere it is weights that count.
  */
 static bool is_worth_it(const struct tm_claim *claims, size_t count, const uint64_t *kept)
 {
-	uint64_t old = 0, new = 0, moved = 0;
+	uint64_t had = 0, will = 0, gain, moved = 0;
 
 	for (size_t i = 0; i < count; i++) {
 		const struct tm_claim *c = &claims[i];
 
 		if (!tm_history_is_known(c->history))
 			continue;
-		old += hits_with(c, kept[i]);
-		new += hits_with(c, c->aim);
+		had += hits_with(c, kept[i]);
+		will += hits_with(c, c->aim);
 		moved += (kept[i] - TM_MIN(kept[i], c->aim)) / TM_PAGE_SIZE;
 	}
-	return new == 0 ||
-		(new > old &&new - old > new / WORTH &&
-			(new - old) / TM_BENEFIT_ONE *HORIZON > moved);
+	gain = will > had ? will - had : 0;
+	return will == 0 || (gain > will / WORTH && HORIZON * (gain / TM_BENEFIT_ONE) > moved);
 }
 
 /* ---------------------------------------------------------------------------------------------- */
