@@ -87,6 +87,7 @@ $(B)/nbdkit-tmem-plugin.so: $(PLUGIN_OBJ) $(B)/libtmem.a
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/libtmem.a
 	$(call link,,-lcmocka $(CRYPTO_LIBS))
 $(B)/tests/test_policy: $(B)/obj/tools/tmemd/policy.o
+$(B)/tests/test_benefit: $(addprefix $(B)/obj/tools/tmemd/,benefit.o policy.o)
 $(B)/tests/test_machine: $(addprefix $(B)/obj/tools/tmemd/,machine.o cgroup.o)
 $(B)/tests/test_remote: $(B)/obj/tools/tmemd/pool.o
 $(B)/tests/test_fallback: $(addprefix $(B)/obj/nbd-plugin/,fallback.o state.o crypt.o)
@@ -102,9 +103,11 @@ $(B)/tests/fileops: $(B)/obj/tests/torture/fileops_ops.o
 $(B)/tests/treeops: $(addprefix $(B)/obj/tests/torture/,treeops_ops.o treeops_compare.o)
 $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/libtmem.a # libFuzzer, see fuzzers
 	$(call link,-fsanitize=fuzzer)
+$(B)/fuzz/curve: $(addprefix $(B)/obj/tools/tmemd/,benefit.o policy.o)
 $(B)/fuzz/protocol: $(filter-out %/main.o,$(TMEMD_OBJ))
 $(B)/tests/faultio.so: $(B)/obj/tests/helpers/faultio.o
 	$(call link,-shared)
+$(B)/bench/together: $(addprefix $(B)/obj/tools/tmemd/,policy.o benefit.o)
 $(B)/bench/host: $(addprefix $(B)/obj/tools/tmemd/,machine.o cgroup.o)
 $(B)/bench/%: $(B)/obj/bench/%.o $(B)/libtmem.a
 	$(call link,,$(call pkg_libs,fuse3))
@@ -201,7 +204,7 @@ bench-host: ## memory that is needed elsewhere, demands, idle cost of tmemd: ROU
 	$(Q)bench/bench-host
 
 bench-trace: deps ## miss ratios on recorded block traces: TRACES=/their/directory
-	$(Q)$(MAKE) --no-print-directory $(B)/bench/trace
+	$(Q)$(MAKE) --no-print-directory $(B)/bench/trace $(B)/bench/together
 	$(Q)B="$(B)" bench/bench-trace $(TRACES)
 
 # --- sanitizers and lint ---------------------------------------------------------------------

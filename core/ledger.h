@@ -7,8 +7,8 @@
  *
  *      host writes                     client writes
  *      granted_bytes, frozen,          limit, used, want, freeable, segments,
- *      compress, recompress,           every pool's name, flags and counters
- *      weight, cap
+ *      compress, recompress,           every pool's name, flags and counters,
+ *      weight, cap                     the counters of its miss-ratio curve
  *
  * Invariants
  *   1. The size never changes (F_SEAL_SHRINK | F_SEAL_GROW), so neither side can fault the other.
@@ -25,10 +25,11 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+#include "core/curve.h"
 #include "core/tmem.h"
 
 #define TM_LEDGER_MAGIC   0x72646c6dU /* "mldr" */
-#define TM_LEDGER_VERSION 3u
+#define TM_LEDGER_VERSION 4u
 
 enum tm_ledger_pool_state {
 	TM_LEDGER_POOL_FREE,
@@ -71,6 +72,11 @@ struct tm_ledger {
 	_Atomic uint64_t segment_bytes;    /* size of a segment */
 	_Atomic uint32_t huge_pages;       /* 1: the segments are huge pages */
 	_Atomic uint32_t resident;         /* 1: the machine itself may be swapping to it */
+
+	/* Client, from its sampler: how many references it has looked at, and how many hits of its
+	 * ephemeral pools need so much memory. They only ever grow; the host looks at how much. */
+	_Atomic uint64_t samples;
+	_Atomic uint64_t curve[TM_CURVE_POINTS];
 
 	struct tm_ledger_pool pools[TM_POOLS_MAX];
 };

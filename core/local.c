@@ -12,6 +12,7 @@
 #include "core/ledger.h"
 #include "core/link.h"
 #include "core/move.h"
+#include "core/sampler.h"
 #include "core/store.h"
 #include "core/tmem.h"
 #include "core/transfer.h"
@@ -25,6 +26,8 @@ struct local {
 	char name[TM_NAME_MAX + 1], type[TM_NAME_MAX + 1];
 	struct tm_transfer *transfer;
 	struct tm_link *link; /* NULL: no host wanted */
+	bool resident;
+	struct tm_sampler *_Atomic sampler; /* NULL: no ephemeral pool yet, or no memory for it */
 	_Atomic bool destroyed;
 	void (*on_destroyed)(void *opaque);
 	void (*on_sharer)(void *opaque, int fd, uid_t uid);
@@ -36,25 +39,59 @@ static struct tm_store *store_of(struct tmem *t)
 	return ((struct local *)t)->store;
 }
 
+static struct tm_sampler *sampler_of(struct tmem *t)
+{
+	return atomic_load_explicit(&((struct local *)t)->sampler, memory_order_acquire);
+}
+
+/* Whoever swaps to a store has no memory to spare for one; nobody asks for its curve either. */
+static void sample_pool(struct local *l, int pool, const struct tm_pool_params *params)
+{
+	struct tm_sampler *expected = NULL, *s = sampler_of(&l->tmem);
+
+	if (l->resident || params->flags & TM_POOL_PERSIST)
+		return;
+	if (!s && tm_sampler_create(l->ledger, &s) == 0 &&
+		!atomic_compare_exchange_strong(&l->sampler, &expected, s)) {
+		tm_sampler_destroy(s);
+		s = expected;
+	}
+	tm_sampler_add_pool(s, pool, params);
+}
+
 static int local_new_pool(struct tmem *t, const struct tm_pool_params *params)
 {
-	return ((struct local *)t)->destroyed ? -ENOENT : tm_store_new_pool(store_of(t), params);
+	struct local *l = (struct local *)t;
+	int pool = l->destroyed ? -ENOENT : tm_store_new_pool(l->store, params);
+
+	if (pool >= 0)
+		sample_pool(l, pool, params);
+	return pool;
 }
 
 static int local_destroy_pool(struct tmem *t, int pool)
 {
+	tm_sampler_remove_pool(sampler_of(t), pool);
 	return tm_store_destroy_pool(store_of(t), pool);
 }
 
 static int local_put(
 	struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index, const void *page)
 {
-	return tm_store_put(store_of(t), pool, oid, index, page);
+	int rc = tm_store_put(store_of(t), pool, oid, index, page);
+
+	/* What was refused for want of memory would be there with more of it. */
+	if (rc == 0 || rc == -ENOMEM)
+		tm_sampler_put(sampler_of(t), pool, oid, index);
+	else
+		tm_sampler_flush(sampler_of(t), pool, oid, index);
+	return rc;
 }
 
 static int local_get(
 	struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index, void *ret_page)
 {
+	tm_sampler_get(sampler_of(t), pool, oid, index, true);
 	return tm_store_get(store_of(t), pool, oid, index, ret_page);
 }
 
@@ -68,8 +105,7 @@ static int local_get_many(struct tmem *t, int pool, const struct tm_oid *oid, ui
 	int hits = 0, rc = 0;
 
 	for (uint32_t i = 0; i < count; i++) {
-		rc = tm_store_get(
-			l->store, pool, oid, index + i, (char *)ret_pages + i * page_bytes);
+		rc = local_get(t, pool, oid, index + i, (char *)ret_pages + i * page_bytes);
 		ret_missed[i] = rc < 0;
 		hits += rc == 0;
 	}
@@ -78,17 +114,20 @@ static int local_get_many(struct tmem *t, int pool, const struct tm_oid *oid, ui
 
 static int local_flush_page(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index)
 {
+	tm_sampler_flush(sampler_of(t), pool, oid, index);
 	return tm_store_flush_page(store_of(t), pool, oid, index);
 }
 
 static int local_flush_object(struct tmem *t, int pool, const struct tm_oid *oid)
 {
+	tm_sampler_flush_object(sampler_of(t), pool, oid);
 	return tm_store_flush_object(store_of(t), pool, oid);
 }
 
 static int local_read(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index,
 	uint32_t offset, uint32_t length, void *ret_buf)
 {
+	tm_sampler_get(sampler_of(t), pool, oid, index, false);
 	return tm_store_read(store_of(t), pool, oid, index, offset, length, ret_buf);
 }
 
@@ -123,6 +162,7 @@ static void local_close(struct tmem *t)
 		tm_link_stop(l->link);
 	tm_transfer_destroy(l->transfer);
 	tm_store_resume(l->store);
+	tm_sampler_destroy(l->sampler);
 	tm_store_destroy(l->store);
 	tm_ledger_unmap(l->ledger);
 	close(l->ledger_fd);
@@ -169,7 +209,7 @@ static void on_destroy(void *opaque)
 	l->destroyed = true;
 	tm_transfer_cancel(l->transfer); /* it keeps pools from going */
 	for (int pool = 0; pool < TM_POOLS_MAX; pool++)
-		tm_store_destroy_pool(l->store, pool);
+		local_destroy_pool(&l->tmem, pool);
 	if (l->on_destroyed)
 		l->on_destroyed(l->opaque);
 }
@@ -360,6 +400,7 @@ int tm_open(const struct tm_open_params *params, struct tmem **ret_tmem)
 	if (!l)
 		return -ENOMEM;
 	l->tmem.ops = &local_ops;
+	l->resident = params->resident;
 	l->on_destroyed = params->on_destroyed;
 	l->on_sharer = params->on_sharer;
 	l->opaque = params->opaque;

@@ -19,6 +19,7 @@ enum tm_lock_rank {
 	TM_LOCK_ARENA,     /* arena: the free segments */
 	TM_LOCK_CHANGES,   /* a save's table of changes */
 	TM_LOCK_KEEPER,    /* keeper: what it is to do */
+	TM_LOCK_SAMPLER,   /* sampler: the list of sampled handles */
 	TM_LOCK_WORKSPACE, /* unpacker: zstd's memory for one processor */
 	TM_LOCK_RANKS
 };

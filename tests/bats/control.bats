@@ -23,7 +23,7 @@ replay=$REPO/tests/helpers/replay
 {"execute":"help"}
 '
 	[ "$(jq -c '[.return.commands[].name]' <<<"${lines[1]}")" = \
-		'["join","released","keep","leave","reclaim","list","freeze","thaw","freeable","flush","set","destroy","save","restore","transferred","shared-auth","watch","query-schema","help"]' ]
+		'["join","released","keep","leave","reclaim","list","freeze","thaw","freeable","flush","policy","set","destroy","save","restore","transferred","shared-auth","watch","query-schema","help"]' ]
 	[ "${lines[1]}" = "${lines[2]}" ]
 }
 

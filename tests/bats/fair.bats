@@ -135,3 +135,115 @@ near() {
 	retry 60 back
 	kill -0 "$a"
 }
+
+# looper NAME OPTION...: one in the background, joined when this returns (tests/helpers/looper.c).
+looper() {
+	local before
+	before=$(clients)
+	"$B/tests/looper" -n "$@" 3>&- &
+	defer "kill -CONT $!; kill $!"
+	retry 30 clients_are $((before + 1))
+}
+
+# hits NAME: of its gets so far; gets NAME: these.
+hits() { of "$1" 'pools[0].hits'; }
+gets() { of "$1" 'pools[0].gets'; }
+
+# hits_percent NAME PERCENT: so many of its next 20,000 gets, or more, are hits.
+hits_percent() {
+	local h g
+	h=$(hits "$1") g=$(gets "$1")
+	retry 30 eval "[ \$(gets '$1') -ge $((g + 20000)) ]"
+	[ $((($(hits "$1") - h) * 100)) -ge $((($(gets "$1") - g) * $2)) ]
+}
+
+@test "policy=benefit: memory goes where it brings hits, and back by weight" {
+	host -l 160M -r 0
+	# The one reads 100M over and over, which is more than its half of what there is; the other reads each page once.
+	looper loop -s 100M -r 60M
+	looper scan -r 60M
+	retry 60 near scan 50
+	retry 60 near loop 50
+	try 0 tmemctl policy
+	[ "$output" = "policy: weight" ]
+	not hits_percent loop 90
+
+	tmemctl set HOST policy=benefit
+	retry 120 near loop 67
+	retry 60 hits_percent loop 95
+	try 0 tmemctl policy
+	[[ $output == *"policy: benefit"*loop*known*scan*known* ]]
+	[[ $(tmemctl list) == *", by benefit"* ]]
+	tmemctl policy --json | jq -e '.policy == "benefit" and
+		(.clients[] | select(.name == "loop") | .aim_bytes > 100e6 and .aim_hits_percent > 90 and .known)
+		and (.clients[] | select(.name == "scan") | .floor_bytes > 15e6 and .aim_bytes >= .floor_bytes)'
+	# A cap holds whatever the benefit.
+	tmemctl set loop cap=50M
+	capped() { [ "$(of loop used_bytes)" -le $((50 << 20)) ] && [ "$(of loop granted_bytes)" -le $((50 << 20)) ]; }
+	retry 60 capped
+	tmemctl set loop cap=none
+	retry 120 near loop 67
+
+	tmemctl set HOST policy=weight
+	retry 60 near scan 50
+	retry 60 near loop 50
+}
+
+@test "policy=benefit: who is new, and who gains nothing, keeps its part by weight" {
+	host -l 128M -r 0 --policy benefit
+	looper loop -s 120M -r 60M # all there is would not be too much for it
+	putter silent              # it puts and never gets; its curve stays unknown: it has no sampler
+	retry 60 near silent 50
+	retry 60 near loop 50
+	putter heavy -w 200
+	retry 60 near heavy 50
+	retry 60 near silent 25
+	retry 60 near loop 25
+}
+
+@test "the configuration says the policy, and the next host follows it" {
+	printf 'policy = benefit\n' >"$T/tmemd.conf"
+	host -l 128M -r 0 -c "$T/tmemd.conf"
+	[ "$(tmemctl list --json | jq -r .host.policy)" = benefit ]
+	looper loop -s 20M
+	tmemctl set HOST policy=weight # until this host ends
+	[ "$(tmemctl list --json | jq -r .host.policy)" = weight ]
+	kill -9 "$(host_pid)"
+	retry 30 host -l 128M -r 0 -c "$T/tmemd.conf"
+	[ "$(tmemctl list --json | jq -r .host.policy)" = benefit ]
+	retry 60 clients_are 1
+	known() { tmemctl policy --json | jq -e '.clients[0].known'; }
+	retry 60 known
+	stop_host
+	# The command line wins.
+	retry 30 host -l 128M -r 0 -c "$T/tmemd.conf" --policy weight
+	[ "$(tmemctl list --json | jq -r .host.policy)" = weight ]
+	stop_host
+	printf 'policy = greed\n' >"$T/tmemd.conf"
+	try 1 "$B/tmemd" -c "$T/tmemd.conf"
+	[[ $output == *"tmemd.conf:1: policy: 'greed' is neither weight nor benefit"* ]]
+	try 2 "$B/tmemd" --policy greed
+}
+
+@test "set HOST policy: what is refused" {
+	host
+	client c -n a
+	try 1 tmemctl set HOST policy=greed
+	[[ $output == *"policy has to be 'weight' or 'benefit'"* ]]
+	try 2 tmemctl set a policy=benefit
+	[[ $output == *"the policy is the host's: set HOST policy=benefit"* ]]
+	try 2 tmemctl set HOST policy=benefit weight=3
+	try 4 tmemctl set HOST weight=3
+	talk '{"execute":"set","arguments":{"client":"a","policy":"benefit"}}'$'\n' >"$T/said"
+	grep -q 'InvalidParameter.*takes it alone' "$T/said"
+	talk '{"execute":"set","arguments":{"policy":"benefit","weight":5}}'$'\n' >"$T/said"
+	grep -q 'InvalidParameter.*takes it alone' "$T/said"
+	[ "$(tmemctl list --json | jq -r .host.policy)" = weight ]
+	is a weight 100
+	try 0 tmemctl --complete set
+	[[ $output == *HOST* ]]
+	try 0 tmemctl --complete set HOST
+	[ "$output" = $'policy=weight\npolicy=benefit' ]
+	try 0 tmemctl --complete set a
+	[[ $output != *policy* ]]
+}

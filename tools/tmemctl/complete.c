@@ -37,13 +37,14 @@ static void print_commands(void)
 }
 
 /* NAME= and NAME=VALUE for what `set` takes. */
-static void print_attributes(const struct tm_command_desc *desc)
+static void print_attributes(const struct tm_command_desc *desc, bool of_host)
 {
 	for (const struct tm_arg_desc *a = desc->args; a->name; a++) {
 		TM_AUTO_FREE char *values = a->values ? strdup(a->values) : NULL;
 		char *save = NULL;
 
-		if (a->type == TM_ARG_CLIENT)
+		/* The policy is the host's, the rest a client's. */
+		if (a->type == TM_ARG_CLIENT || (strcmp(a->name, "policy") == 0) != of_host)
 			continue;
 		if (a->type != TM_ARG_STRING && a->type != TM_ARG_BOOLEAN)
 			printf("%s=\n", a->name);
@@ -57,6 +58,7 @@ int ctl_complete(const char *const *words, int count)
 {
 	const struct ctl_command *command = NULL;
 	const char *socket = NULL;
+	bool of_host = false;
 	int given = 0;
 
 	for (int i = 0; i < count; i++) {
@@ -66,6 +68,7 @@ int ctl_complete(const char *const *words, int count)
 			socket = words[i];
 		} else if (words[i][0] != '-') {
 			given += command != NULL;
+			of_host |= given == 1 && strcmp(words[i], "HOST") == 0;
 			command = command ? command : ctl_find(words[i]);
 		}
 	}
@@ -87,8 +90,11 @@ int ctl_complete(const char *const *words, int count)
 	else if (command->run == ctl_shared_auth)
 		fputs(given == 0 ? "add\nremove\nlist\n" : "", stdout);
 	else if (given > 0 && command->run == ctl_set)
-		print_attributes(tm_command_desc("set"));
-	else if (given < command->max_args && !(command->run == ctl_flush && given == 0))
+		print_attributes(tm_command_desc("set"), of_host);
+	else if (given < command->max_args && !(command->run == ctl_flush && given == 0)) {
+		if (command->run == ctl_set)
+			printf("HOST\n");
 		print_clients(socket);
+	}
 	return TM_EXIT_OK;
 }

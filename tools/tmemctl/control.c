@@ -87,9 +87,24 @@ static int set_attribute(json_t *arguments, const char *text)
 	return -EINVAL;
 }
 
+/* set HOST policy=NAME. The host knows the names. */
+static int set_policy(struct ctl *ctl, const char *name)
+{
+	if (strcmp(ctl->args[0], "HOST") != 0)
+		return tm_tool_usage("set: the policy is the host's: set HOST policy=%s", name);
+	if (ctl->count > 2)
+		return tm_tool_usage("set: HOST has a policy and nothing else");
+	return call_quietly(ctl, "set", json_pack("{s:s}", "policy", name));
+}
+
 int ctl_set(struct ctl *ctl)
 {
-	json_t *arguments = ctl_client_arguments(ctl, 0);
+	json_t *arguments;
+
+	for (int i = 1; i < ctl->count; i++)
+		if (strncmp(ctl->args[i], "policy=", strlen("policy=")) == 0)
+			return set_policy(ctl, ctl->args[i] + strlen("policy="));
+	arguments = ctl_client_arguments(ctl, 0);
 
 	for (int i = 1; i < ctl->count; i++) {
 		if (set_attribute(arguments, ctl->args[i]) < 0) {

@@ -47,6 +47,7 @@ int ctl_freeze(struct ctl *ctl);
 int ctl_thaw(struct ctl *ctl);
 int ctl_freeable(struct ctl *ctl);
 int ctl_flush(struct ctl *ctl);
+int ctl_policy(struct ctl *ctl);
 int ctl_set(struct ctl *ctl);
 int ctl_destroy(struct ctl *ctl);
 int ctl_save(struct ctl *ctl);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * list.c - tmemctl list, tmemctl freeable
+ * list.c - tmemctl list, tmemctl freeable, tmemctl policy
  */
 #include <stdio.h>
+#include <string.h>
 
 #include "core/util.h"
 #include "tools/common/table.h"
@@ -40,7 +41,8 @@ static void print_host(const json_t *host)
 		printf("%s %s %s", i ? "," : "", keys[i][0],
 			tm_size_format(tm_tool_number(host, keys[i][1]), text));
 	}
-	printf("%s\n", json_is_true(json_object_get(host, "frozen")) ? ", frozen" : "");
+	printf("%s%s\n", strcmp(tm_tool_string(host, "policy"), "weight") ? ", by benefit" : "",
+		json_is_true(json_object_get(host, "frozen")) ? ", frozen" : "");
 }
 
 static void print_clients(const json_t *clients)
@@ -157,6 +159,50 @@ int ctl_freeable(struct ctl *ctl)
 			tm_table_add(table, "total");
 			add_size(table, result, "freeable_bytes");
 		}
+		tm_table_print(table);
+	}
+	json_decref(result);
+	return TM_EXIT_OK;
+}
+
+int ctl_policy(struct ctl *ctl)
+{
+	static const char *const titles[] = {">ID", "CLIENT", ">WEIGHT", "CURVE", ">SAMPLES",
+		">FLOOR", ">AIM", ">HITS%", ">GRANTED"};
+	struct tm_table *table;
+	const json_t *client;
+	json_t *result;
+	size_t i;
+	int status = ctl_call(ctl, "policy", NULL, &result);
+
+	if (status != TM_EXIT_OK)
+		return status;
+	if (ctl->json) {
+		tm_tool_print_json(result);
+		json_decref(result);
+		return TM_EXIT_OK;
+	}
+	printf("policy: %s\n", tm_tool_string(result, "policy"));
+	if (strcmp(tm_tool_string(result, "policy"), "benefit") == 0 &&
+		json_array_size(json_object_get(result, "clients")) > 0) {
+		table = tm_table_new(titles, TM_ARRAY_SIZE(titles));
+		json_array_foreach (json_object_get(result, "clients"), i, client) {
+			bool known = json_is_true(json_object_get(client, "known"));
+
+			add_integer(table, client, "id");
+			tm_table_add(table, tm_tool_string(client, "name"));
+			add_integer(table, client, "weight");
+			tm_table_add(table, known ? "known" : "none");
+			add_integer(table, client, "samples");
+			add_size(table, client, "floor_bytes");
+			add_size(table, client, "aim_bytes");
+			if (known)
+				add_integer(table, client, "aim_hits_percent");
+			else
+				tm_table_add(table, "-");
+			add_size(table, client, "granted_bytes");
+		}
+		putchar('\n');
 		tm_table_print(table);
 	}
 	json_decref(result);

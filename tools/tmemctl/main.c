@@ -25,8 +25,15 @@ const struct ctl_command ctl_commands[] = {
 		"CLIENT\n"
 		"those clients give first that have more than their weight entitles them to.",
 		false, false, 1, 2, ctl_flush},
-	{"set", "CLIENT weight=N|cap=SIZE|cap=none|compress=lz4|none|recompress=on|off...", NULL,
-		"", false, false, 2, 5, ctl_set},
+	{"policy", "[--json]", NULL,
+		"By weight, or by benefit: beyond a quarter of its share by weight, a client "
+		"then gets\n"
+		"what brings more hits than it would elsewhere. Change it with set HOST policy=.",
+		true, false, 0, 0, ctl_policy},
+	{"set",
+		"CLIENT weight=N|cap=SIZE|cap=none|compress=lz4|none|recompress=on|off... | "
+		"HOST policy=weight|benefit",
+		NULL, "HOST stands for itself.", false, false, 2, 5, ctl_set},
 	{"destroy", "[--force] CLIENT", NULL,
 		"Refused while the client has persistent pages, unless --force is given: they "
 		"hold\n"

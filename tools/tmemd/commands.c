@@ -230,17 +230,46 @@ static int run_flush(struct call *call)
 	return rc < 0 ? rc : CALL_WAITS;
 }
 
+static int run_policy(struct call *call)
+{
+	call->result = tm_describe_policy(call->host);
+	return call->result ? 0 : -ENOMEM;
+}
+
+/* The policy is the host's: it goes alone. */
+static int set_policy(struct call *call, const char *name)
+{
+	enum tm_policy policy;
+
+	if (json_object_size(call->request.arguments) != 1)
+		return tm_error_set(&call->error, TM_ERROR_PARAMETER,
+			"policy is the host's, and set takes it alone");
+	if (tm_policy_parse(name, &policy) < 0)
+		return tm_error_set(
+			&call->error, TM_ERROR_PARAMETER, "policy has to be 'weight' or 'benefit'");
+	tm_lease_set_policy(call->host, policy);
+	tm_log("memory that is short goes by %s", tm_policy_names[policy]);
+	tm_lease_update(call->host);
+	return 0;
+}
+
 static int run_set(struct call *call)
 {
 	const json_t *weight = arg(call, "weight"), *cap = arg(call, "cap");
 	const json_t *recompress = arg(call, "recompress");
 	const char *compress = json_string_value(arg(call, "compress"));
+	const char *policy = json_string_value(arg(call, "policy"));
 	struct tm_client *client;
 	uint32_t new_weight;
 	int rc = arg_client(call, &client);
 
 	if (rc < 0)
 		return rc;
+	if (policy)
+		return set_policy(call, policy);
+	if (!client)
+		return tm_error_set(&call->error, TM_ERROR_PARAMETER,
+			"set needs 'client', unless it is the policy that changes");
 	if (!weight && !cap && !compress && !recompress)
 		return tm_error_set(&call->error, TM_ERROR_PARAMETER,
 			"set needs weight, cap, compress or recompress");
@@ -262,6 +291,7 @@ static int run_set(struct call *call)
 			strcmp(compress, "lz4") ? TM_COMPRESS_NONE : TM_COMPRESS_LZ4);
 	if (recompress)
 		atomic_store(&client->ledger->recompress, json_is_true(recompress));
+	call->host->benefit_stale = true;
 	tm_lease_update(call->host);
 	return 0;
 }

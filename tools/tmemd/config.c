@@ -24,6 +24,7 @@ enum kind {
 	TEXT,
 	SIZE,
 	NUMBER,
+	POLICY,
 };
 
 struct setting {
@@ -33,7 +34,7 @@ struct setting {
 	enum kind kind;
 	const char *value; /* NULL: takes none */
 	const char *help;
-	size_t field; /* of SIZE and NUMBER: offset in struct tm_config */
+	size_t field; /* of SIZE, NUMBER and POLICY: offset in struct tm_config */
 	unsigned int least, most;
 };
 
@@ -49,6 +50,9 @@ static const struct setting settings[] = {
 		SIZE_FIELD(limit)},
 	{"reserve", 'r', true, true, SIZE, "SIZE",
 		"available memory to leave alone (default: 10% of memory)", SIZE_FIELD(reserve)},
+	{"policy", 'P', false, true, POLICY, "NAME",
+		"who gets memory that is short, by weight or benefit (default: weight)",
+		SIZE_FIELD(policy)},
 	{"max-clients", 'C', false, true, NUMBER, "N", "clients at a time (default and most: 256)",
 		NUMBER_FIELD(max_clients, 1, TM_CLIENTS_MAX)},
 	{"max-connections", 'N', false, true, NUMBER, "N",
@@ -99,6 +103,7 @@ static int parse_number(const struct setting *s, const char *text, unsigned int 
 /* 0; -EINVAL with the reason in `ret_why`. */
 static int check_value(const struct setting *s, const char *text, char *ret_why, size_t size)
 {
+	enum tm_policy policy;
 	unsigned int number;
 	uint64_t bytes;
 	int rc = 0;
@@ -110,6 +115,8 @@ static int check_value(const struct setting *s, const char *text, char *ret_why,
 	else if (s->kind == NUMBER && parse_number(s, text, &number) < 0)
 		rc = snprintf(ret_why, size, "'%.60s' is no number from %u to %u", text, s->least,
 			s->most);
+	else if (s->kind == POLICY && tm_policy_parse(text, &policy) < 0)
+		rc = snprintf(ret_why, size, "'%.60s' is neither weight nor benefit", text);
 	return rc ? -EINVAL : 0;
 }
 
@@ -122,6 +129,8 @@ static void apply(const struct setting *s, const char *text, struct tm_config *c
 		tm_size_parse(text, (uint64_t *)(void *)field);
 	else if (s->kind == NUMBER)
 		parse_number(s, text, (unsigned int *)(void *)field);
+	else if (s->kind == POLICY)
+		tm_policy_parse(text, (enum tm_policy *)(void *)field);
 }
 
 static int usage_error(void)

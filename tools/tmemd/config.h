@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "tools/tmemd/auth.h"
+#include "tools/tmemd/policy.h"
 
 #define TM_CONFIG_FILE  "/etc/tmem/tmemd.conf"
 #define TM_IDLE_SECONDS 10
@@ -23,6 +24,7 @@ struct tm_config {
 	unsigned int max_clients, max_connections; /* the latter: that have not joined */
 	unsigned int max_line;                     /* bytes of a request */
 	unsigned int max_rate;                     /* requests a second and connection */
+	enum tm_policy policy;                     /* at the start */
 	struct tm_auths auths;                     /* who may join which shared pool */
 	bool foreground;
 	unsigned int idle_seconds; /* 0: stay for ever; else end after so long without anybody */

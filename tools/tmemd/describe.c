@@ -8,6 +8,7 @@
 #include "tools/tmemd/describe.h"
 
 #include "core/util.h"
+#include "tools/tmemd/benefit.h"
 #include "tools/tmemd/lease.h"
 #include "tools/tmemd/watch.h"
 
@@ -83,6 +84,7 @@ static json_t *describe_host(struct tm_host *host)
 		tm_machine_pressure_fd(host->machine) >= 0, "frozen", host->all_frozen, "clients",
 		(int)tm_registry_count(host->registry));
 
+	json_object_set_new(json, "policy", json_string(tm_policy_names[host->policy]));
 	json_object_set_new(json, "watchers", json_integer((json_int_t)tm_watch_count(host)));
 #define TM_HOST_COUNTER(id, help)                                                                  \
 	json_object_set_new(json, #id, json_integer((json_int_t)host->counters.id));
@@ -117,6 +119,37 @@ json_t *tm_describe_freeable(struct tm_host *host, struct tm_client *only)
 				"freeable_bytes", (json_int_t)freeable));
 	}
 	return json_pack("{s:I,s:o}", "freeable_bytes", (json_int_t)sum, "clients", clients);
+}
+
+/* What a client's references would hit with its aim, in percent of what they would with any memory;
+ * null when that is not known. */
+static json_t *describe_hits(const struct tm_client *c)
+{
+	uint64_t hits = 0, all = 0;
+
+	if (!tm_history_is_known(c->history))
+		return json_null();
+	for (uint32_t i = 0; i < TM_CURVE_POINTS; i++) {
+		all += c->history->hits[i];
+		hits += tm_curve_bytes(i) <= c->aim ? c->history->hits[i] : 0;
+	}
+	return json_integer(all ? (json_int_t)(hits * 100 / all) : 0);
+}
+
+json_t *tm_describe_policy(struct tm_host *host)
+{
+	json_t *clients = json_array();
+
+	for (struct tm_client *c = NULL; (c = tm_registry_next(host->registry, c));)
+		json_array_append_new(clients,
+			json_pack("{s:i,s:s,s:i,s:b,s:I,s:I,s:o,s:o,s:o}", "id", (int)c->id, "name",
+				c->name, "weight", (int)c->weight, "known",
+				tm_history_is_known(c->history), "floor_bytes",
+				(json_int_t)c->floor, "aim_bytes", (json_int_t)c->aim,
+				"aim_hits_percent", describe_hits(c), "granted_bytes",
+				ledger_number(&c->ledger->granted_bytes), "samples",
+				ledger_number(&c->ledger->samples)));
+	return json_pack("{s:s,s:o}", "policy", tm_policy_names[host->policy], "clients", clients);
 }
 
 bool tm_describe_has_persistent(const struct tm_client *client)

@@ -18,4 +18,7 @@ json_t *tm_describe_freeable(struct tm_host *host, struct tm_client *only);
 /* Whether the client has a persistent pool with pages. */
 bool tm_describe_has_persistent(const struct tm_client *client);
 
+/* The result of `policy`. New reference; NULL without memory. */
+json_t *tm_describe_policy(struct tm_host *host);
+
 #endif

@@ -45,7 +45,11 @@ struct tm_host {
 	uint64_t total;                  /* bytes to divide */
 	uint64_t lease_ns;               /* when the next one is due */
 	struct tm_trend trend;
-	bool pressed; /* the kernel reported pressure since then */
+	enum tm_policy policy; /* the configuration's until an operator says otherwise */
+	uint64_t benefit_ns;   /* when the clients' curves are looked at next */
+	size_t benefit_count;  /* of the clients that the last division had */
+	bool benefit_stale;    /* weights or caps have changed since */
+	bool pressed;          /* the kernel reported pressure since then */
 
 	bool all_frozen;     /* clients that join are frozen too */
 	bool sessions_ready; /* a session has work that no event will announce */

@@ -9,12 +9,18 @@
  * fills up its grant, every 10 ms: a GiB is allocated in half a second, and puts come with 200
  * MB/s.
  *
+ * Under the policy `benefit` the curves of the clients are looked at once a second, and so their
+ * aims change; in between, and whatever clients want, the aims of the last look decide.
+ *
  * Invariant: the sum of the grants never exceeds the total. Grants that fall are written before
  * grants that rise, so this holds at every moment between.
  */
 #include "tools/tmemd/lease.h"
 
+#include <stdlib.h>
+
 #include "core/util.h"
+#include "tools/tmemd/benefit.h"
 #include "tools/tmemd/policy.h"
 #include "tools/tmemd/session.h"
 #include "tools/tmemd/watch.h"
@@ -22,6 +28,7 @@
 #define INTERVAL_NS      50000000ull
 #define INTERVAL_FAST_NS 10000000ull
 #define SHRINK_AGAIN_NS  1000000000ull
+#define BENEFIT_NS       1000000000ull
 
 /* A client that has not grown for so long is idle. What it is granted ahead has to last for an
  * interval and then some: puts come with up to 200 MB a second. */
@@ -123,6 +130,89 @@ static uint64_t total(struct tm_host *host, uint64_t used, uint64_t now)
 	return tm_policy_total(&host->trend, &look);
 }
 
+/* --- the policy benefit ----------------------------------------------------------------------- */
+
+/* Look at the curves when that is due. True when there is something new: a look, or a client. */
+static bool look_at_curves(
+	struct tm_host *host, struct tm_client **clients, size_t count, uint64_t now)
+{
+	bool due = now >= host->benefit_ns, news = due || count != host->benefit_count;
+
+	for (size_t i = 0; i < count; i++) {
+		struct tm_client *c = clients[i];
+
+		/* Without memory for it the client has no curve, and its share is by weight. */
+		if (!c->history) {
+			c->history = calloc(1, sizeof(*c->history));
+			news = true;
+		}
+		if (due && c->history)
+			tm_history_look(c->history, c->ledger);
+	}
+	if (due)
+		host->benefit_ns = now + BENEFIT_NS;
+	host->benefit_count = count;
+	return news;
+}
+
+/* Divide what persistent pages leave. */
+static void divide_benefit(struct tm_client **clients, const struct tm_share *shares, size_t count,
+	uint64_t total_bytes)
+{
+	struct tm_claim claims[TM_CLIENTS_MAX];
+	uint64_t left = total_bytes;
+
+	for (size_t i = 0; i < count; i++) {
+		const struct tm_share *s = &shares[i];
+		uint64_t wants = TM_MIN(s->want, s->ceiling);
+		uint64_t base = s->urgent ? wants : TM_MIN(s->persistent, wants);
+		bool known = tm_history_is_known(clients[i]->history);
+
+		left -= TM_MIN(left, base);
+		claims[i] = (struct tm_claim){.history = clients[i]->history,
+			.weight = s->weight,
+			.most = (known ? s->ceiling : wants) - base,
+			.aim = clients[i]->aim};
+	}
+	tm_benefit_divide(claims, count, left);
+	for (size_t i = 0; i < count; i++) {
+		clients[i]->floor = claims[i].floor;
+		clients[i]->aim = claims[i].aim;
+	}
+}
+
+static void apply_benefit(struct tm_host *host, struct tm_client **clients, struct tm_share *shares,
+	size_t count, uint64_t now)
+{
+	bool news = look_at_curves(host, clients, count, now);
+
+	for (size_t i = 0; i < count; i++)
+		if (tm_history_is_known(clients[i]->history) &&
+			!tm_client_is_persistent(clients[i]))
+			shares[i].want = tm_benefit_want(
+				tm_client_read(&clients[i]->ledger->used_bytes), shares[i].want);
+
+	if (news || host->benefit_stale)
+		divide_benefit(clients, shares, count, host->total);
+	host->benefit_stale = false;
+	for (size_t i = 0; i < count; i++) {
+		shares[i].floor = clients[i]->floor;
+		shares[i].part = tm_benefit_part(clients[i]->floor, clients[i]->aim);
+	}
+}
+
+void tm_lease_set_policy(struct tm_host *host, enum tm_policy policy)
+{
+	host->policy = policy;
+	for (struct tm_client *c = NULL; (c = tm_registry_next(host->registry, c));) {
+		free(c->history);
+		c->history = NULL;
+		c->floor = c->aim = 0;
+	}
+}
+
+/* ---------------------------------------------------------------------------------------------- */
+
 void tm_lease_update(struct tm_host *host)
 {
 	struct tm_share shares[TM_CLIENTS_MAX];
@@ -150,6 +240,8 @@ void tm_lease_update(struct tm_host *host)
 	}
 	tm_lease_look(host);
 	host->total = TM_MAX(total(host, used, now), tm_policy_urgent(shares, count, host->limit));
+	if (host->policy == TM_POLICY_BENEFIT)
+		apply_benefit(host, clients, shares, count, now);
 	tm_policy_divide(shares, count, host->total);
 	if (host->total < before && host->total < used)
 		tm_watch_pressure(host);

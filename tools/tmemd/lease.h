@@ -14,6 +14,9 @@ void tm_lease_look(struct tm_host *host);
  * more than its grant to shrink. host->lease_ns is when to do it again. */
 void tm_lease_update(struct tm_host *host);
 
+/* Begin to divide by another policy; for the lease after this. Curves begin anew. */
+void tm_lease_set_policy(struct tm_host *host, enum tm_policy policy);
+
 /* Sums over all clients as of now. */
 uint64_t tm_lease_used(struct tm_host *host);
 uint64_t tm_lease_granted(struct tm_host *host);

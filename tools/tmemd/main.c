@@ -102,6 +102,7 @@ int main(int argc, char **argv)
 		return tm_pool_main(argv[2]);
 	if (tm_config_read(argc, argv, &host.config, &status))
 		return status;
+	host.policy = host.config.policy;
 	if (!host.config.foreground) {
 		close_range(3, ~0u, 0); /* a daemon keeps nothing open for whoever started it */
 		rc = tm_daemon_fork(&ready_fd);

@@ -9,6 +9,9 @@
  *      enough for every demand      grant the demands, then pour the spare up to the ceilings
  *      not enough                   pour over what is urgent, the persistent parts, the rest
  *
+ * The rest goes by weight, or by benefit: floors, then by parts, which benefit.c has worked out;
+ * only what those with a part leave goes by weight again. Demands and ceilings hold in any case.
+ *
  * Persistent memory comes first because refusing it costs a disk write now, where refusing
  * ephemeral memory may cost a disk read later.
  *
@@ -17,7 +20,9 @@
  */
 #include "tools/tmemd/policy.h"
 
+#include <errno.h>
 #include <stdbool.h>
+#include <string.h>
 
 #include "core/util.h"
 
@@ -25,6 +30,22 @@
 #define NOISE_FRACTION 1024
 #define MARK_NS        1000000000ull
 #define RESTLESS_NS    1000000000ull
+
+const char *const tm_policy_names[TM_POLICY_COUNT] = {
+	[TM_POLICY_WEIGHT] = "weight",
+	[TM_POLICY_BENEFIT] = "benefit",
+};
+
+int tm_policy_parse(const char *name, enum tm_policy *ret_policy)
+{
+	for (int i = 0; i < TM_POLICY_COUNT; i++) {
+		if (strcmp(tm_policy_names[i], name) == 0) {
+			*ret_policy = (enum tm_policy)i;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
 
 static uint64_t add(uint64_t a, uint64_t b)
 {
@@ -118,15 +139,16 @@ static uint64_t share_demand(const struct tm_share *s)
 
 /* Pour `amount` over what is missing between each grant and `target`. Returns what is left over. */
 static uint64_t pour(struct tm_share *shares, size_t count, uint64_t amount,
-	uint64_t (*target)(const struct tm_share *s))
+	uint64_t (*target)(const struct tm_share *s), bool by_part)
 {
 	struct need needs[count + 1];
 
 	for (size_t i = 0; i < count; i++) {
-		uint64_t goal = target(&shares[i]);
+		const struct tm_share *s = &shares[i];
+		uint64_t goal = target(s);
 
-		needs[i] = (struct need){.weight = shares[i].weight,
-			.need = goal > shares[i].granted ? goal - shares[i].granted : 0};
+		needs[i] = (struct need){.weight = by_part ? s->part : s->weight,
+			.need = goal > s->granted ? goal - s->granted : 0};
 	}
 	amount = water_fill(needs, count, amount);
 	for (size_t i = 0; i < count; i++)
@@ -142,6 +164,12 @@ static uint64_t share_persistent(const struct tm_share *s)
 static uint64_t share_urgent(const struct tm_share *s)
 {
 	return s->urgent ? share_demand(s) : 0;
+}
+
+/* Floors come on top of what was granted for persistent pages. */
+static uint64_t share_floor(const struct tm_share *s)
+{
+	return TM_MIN(add(s->granted, s->floor), share_demand(s));
 }
 
 static uint64_t share_ceiling(const struct tm_share *s)
@@ -162,11 +190,13 @@ void tm_policy_divide(struct tm_share *shares, size_t count, uint64_t total)
 {
 	for (size_t i = 0; i < count; i++)
 		shares[i].granted = 0;
-	/* When the demands fit, these three grant exactly the demands. */
-	total = pour(shares, count, total, share_urgent);
-	total = pour(shares, count, total, share_persistent);
-	total = pour(shares, count, total, share_demand);
-	pour(shares, count, total, share_ceiling);
+	/* When the demands fit, these five grant exactly the demands. */
+	total = pour(shares, count, total, share_urgent, false);
+	total = pour(shares, count, total, share_persistent, false);
+	total = pour(shares, count, total, share_floor, false);
+	total = pour(shares, count, total, share_demand, true);
+	total = pour(shares, count, total, share_demand, false);
+	pour(shares, count, total, share_ceiling, false);
 }
 
 void tm_policy_release(const uint64_t *freeable, const uint32_t *weight, size_t count,

@@ -14,6 +14,19 @@
 
 #include "core/tmem.h" /* TM_WEIGHT_* */
 
+/* Who gets the ephemeral memory that is short. */
+enum tm_policy {
+	TM_POLICY_WEIGHT,
+	TM_POLICY_BENEFIT, /* see benefit.h */
+	TM_POLICY_COUNT
+};
+
+/* Indexed by enum tm_policy. */
+extern const char *const tm_policy_names[TM_POLICY_COUNT];
+
+/* The policy of that name. 0; -EINVAL there is none. */
+int tm_policy_parse(const char *name, enum tm_policy *ret_policy);
+
 struct tm_share {
 	/* in */
 	uint32_t weight;     /* TM_WEIGHT_MIN to TM_WEIGHT_MAX */
@@ -21,6 +34,9 @@ struct tm_share {
 	uint64_t persistent; /* the part of that for pages it cannot give up; wanted first */
 	uint64_t ceiling;    /* min(cap, its own limit): a grant never exceeds it */
 	bool urgent;         /* what it stores frees more memory than that takes: local swap */
+	/* in, of the policy `benefit` (benefit.h); else both 0 */
+	uint64_t floor; /* ephemeral bytes that it gets before anybody gets by part */
+	uint32_t part;  /* how what is left of ephemeral memory is poured, instead of by weight */
 	/* out */
 	uint64_t granted;
 };

@@ -66,6 +66,7 @@ void tm_registry_remove(struct tm_registry *registry, struct tm_client *client)
 	registry->slots[client->id - 1] = NULL;
 	registry->count--;
 	tm_ledger_unmap(client->ledger);
+	free(client->history);
 	for (int i = 0; i < TM_KEPT_COUNT; i++)
 		if (client->kept[i] >= 0)
 			close(client->kept[i]);

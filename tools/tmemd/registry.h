@@ -16,6 +16,7 @@
 #define TM_CLIENTS_MAX 256u
 #define TM_CAP_NONE    UINT64_MAX
 
+struct tm_history;
 struct tm_session;
 
 /* What a client can leave with the host, so that it outlives the client's process. */
@@ -46,6 +47,10 @@ struct tm_client {
 	int transfer_fd;             /* its socket, while there is one */
 	bool transfer_hold;          /* it is a save with hold */
 	bool held;                   /* changes of its pages wait since such a save */
+
+	/* Under the policy `benefit`: what its curve was lately, or NULL, and what that led to. */
+	struct tm_history *history;
+	uint64_t floor, aim; /* bytes of ephemeral memory */
 };
 
 struct tm_registry;
