@@ -181,8 +181,8 @@ public_place() {
 	try 0 tmemctl list
 	is fine id 1
 	is fine used_bytes $((10 << 20))
-	only_us() { [ "$(find "/proc/$(host_pid)/fd" -lname 'socket:*' | wc -l)" -le 5 ]; }
-	retry 30 only_us # log, two listening sockets, the launcher, the client; the silent ones were dropped
+	only_us() { [ "$(find "/proc/$(host_pid)/fd" -lname 'socket:*' | wc -l)" -le 6 ]; }
+	retry 30 only_us # log, two listening sockets, two launchers, the client; the silent ones were dropped
 	[ "$(find "/proc/$(host_pid)/fd" -lname '*memfd*' | wc -l)" -le 1 ]
 	after=$(awk '/^VmRSS/ { print $2 }' "/proc/$(host_pid)/status")
 	# AddressSanitizer keeps what is freed for a while.

@@ -2,7 +2,7 @@
 /*
  * main.c - tmemd, the host of transcendent memory
  *
- *      config -> daemon -> launcher -> listen, door -> confine
+ *      config -> daemon -> launchers -> listen, door -> confine
  *             -> server (epoll) -> session -> commands
  *
  * See host.h for how the parts hang together.
@@ -34,14 +34,14 @@ static void block_signals(void)
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
-	signal(SIGCHLD, SIG_IGN); /* the launcher */
+	signal(SIGCHLD, SIG_IGN); /* the launchers */
 }
 
 /* Before there is anything that it should not have. Without it no shared pool can be begun, and
  * that is all. */
 static void start_launcher(struct tm_host *host, bool foreground)
 {
-	int rc = tm_launch_start(foreground, &host->launch_fd);
+	int rc = tm_launch_start(foreground, &host->launch);
 
 	if (rc < 0)
 		tm_log("cannot fork: %s: shared pools cannot be begun", strerror(-rc));
@@ -94,7 +94,7 @@ static int serve(struct tm_host *host, struct tm_listen *listen)
 
 int main(int argc, char **argv)
 {
-	struct tm_host host = {.launch_fd = -1};
+	struct tm_host host = {.launch = NULL};
 	struct tm_listen *listen = NULL;
 	int status = 0, ready_fd = -1, rc = 0;
 
@@ -123,8 +123,7 @@ int main(int argc, char **argv)
 		status = 1;
 	}
 	tm_door_close(host.door);
-	if (host.launch_fd >= 0)
-		close(host.launch_fd);
+	tm_launch_close(host.launch);
 	tm_machine_close(host.machine);
 	tm_registry_free(host.registry);
 	tm_listen_close(listen);
