@@ -384,6 +384,10 @@ settle() {
 	grep -qP '^CapEff:\t0+$' <<<"$status"
 	grep -qP '^CapPrm:\t0+$' <<<"$status"
 	grep -qP '^NoNewPrivs:\t1$' <<<"$status"
+	if grep -q errno /proc/sys/kernel/seccomp/actions_avail 2>/dev/null; then
+		retry 10 grep -qP '^Seccomp:\t2$' "/proc/$(server)/task/$(server)/status"
+		for task in "/proc/$(server)"/task/*; do grep -qP '^Seccomp:\t2$' "$task/status"; done
+	fi
 	grep -qP "^Uid:\t$NOBODY\t$NOBODY\t$NOBODY\t$NOBODY$" <<<"$status"
 	[ "$(cat "/proc/$(server)/oom_score_adj")" = 0 ]
 	not setpriv --reuid $NOBODY --regid $NOBODY --clear-groups cat "/proc/$(server)/maps"

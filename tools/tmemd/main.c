@@ -15,6 +15,7 @@
 #include "tools/tmemd/config.h"
 #include "tools/tmemd/daemon.h"
 #include "tools/tmemd/door.h"
+#include "tools/tmemd/filter.h"
 #include "tools/tmemd/host.h"
 #include "tools/tmemd/launch.h"
 #include "tools/tmemd/lease.h"
@@ -57,6 +58,16 @@ static void open_door(struct tm_host *host)
 			TM_PROTO_DOOR, strerror(-rc));
 }
 
+/* What it does without a filter, it does with one. */
+static int filter(void)
+{
+	int rc = tm_filter_install();
+
+	if (rc == -ENOSYS)
+		tm_log("no filter of system calls: this kernel or this build has none");
+	return rc == -ENOSYS ? 0 : rc;
+}
+
 /* All that may fail, and all that needs a privilege. 0; -errno after a line in the log. */
 static int prepare(struct tm_host *host, struct tm_listen **ret_listen)
 {
@@ -73,6 +84,8 @@ static int prepare(struct tm_host *host, struct tm_listen **ret_listen)
 		open_door(host);
 	if (rc == 0)
 		rc = tm_daemon_confine();
+	if (rc == 0)
+		rc = filter();
 	if (rc < 0)
 		tm_log("%s", strerror(-rc));
 	return rc;

@@ -4,7 +4,7 @@
  *
  *      epoll: listening socket | signals | sessions      -> handle, run, reap
  *             pressure                                    -> leases
- *      every 50 or 10 ms while there are clients          -> leases, waits
+ *      every 100, 50 or 10 ms while there are clients     -> leases, waits
  *      every second while there is any session            -> peers that do not read
  *
  * Invariants
@@ -125,13 +125,14 @@ static void admit(struct server *s, int fd)
 /* Let sharers in. The pools' servers are our own children: they act for this tmemd's user. */
 static void run_door(struct server *s)
 {
-	const struct ucred ourselves = {.uid = geteuid(), .gid = getegid()};
 	int fd;
 
 	if (!s->host->door)
 		return;
 	tm_door_run(s->host->door, tm_now_ns());
 	while ((fd = tm_door_next_server(s->host->door)) >= 0) {
+		const struct ucred ourselves = {.uid = geteuid(), .gid = getegid()};
+
 		if (s->count < SESSIONS_MAX)
 			take_session(s, fd, &ourselves, TM_ROLE_MANAGE);
 		else
