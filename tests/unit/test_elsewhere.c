@@ -25,7 +25,7 @@
 
 /* A restore holds every page lock of a device, 1024 of them: more than TSan's search for deadlocks
  * can count. Not static: TSan looks for it. */
-const char *__tsan_default_options(void);
+__attribute__((visibility("default"))) const char *__tsan_default_options(void);
 const char *__tsan_default_options(void)
 {
 	return "detect_deadlocks=0";

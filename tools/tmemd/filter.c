@@ -119,25 +119,26 @@ static int add_names(scmp_filter_ctx ctx)
 		int call = seccomp_syscall_resolve_name(forbidden[i]);
 
 		if (call >= 0)
-			rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), call, 0);
+			rc = seccomp_rule_add_array(ctx, SCMP_ACT_ERRNO(EPERM), call, 0, NULL);
 	}
 	return rc;
 }
 
-/* Threads but no processes, sockets but no network. */
+/* Threads but no processes, sockets but no network. The macros of libseccomp leave a field out. */
 static int add_halves(scmp_filter_ctx ctx)
 {
-	int rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(clone), 1,
-		SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, 0));
+	const struct scmp_arg_cmp process = {0, SCMP_CMP_MASKED_EQ, CLONE_THREAD, 0};
+	const struct scmp_arg_cmp foreign = {0, SCMP_CMP_NE, AF_UNIX, 0};
+	int rc = seccomp_rule_add_array(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(clone), 1, &process);
 
 	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+		rc = seccomp_rule_add_array(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0, NULL);
 	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(socket), 1,
-			SCMP_A0(SCMP_CMP_NE, AF_UNIX));
+		rc = seccomp_rule_add_array(
+			ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(socket), 1, &foreign);
 	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(socketpair), 1,
-			SCMP_A0(SCMP_CMP_NE, AF_UNIX));
+		rc = seccomp_rule_add_array(
+			ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(socketpair), 1, &foreign);
 	return rc;
 }
 
