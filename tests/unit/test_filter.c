@@ -35,7 +35,11 @@ static int no_program(void)
 
 static int no_process(void)
 {
-	return refused(fork());
+	pid_t pid = fork();
+
+	if (pid == 0)
+		_exit(0);
+	return refused(pid);
 }
 
 static int no_tracing(void)
@@ -82,12 +86,13 @@ static int threads_and_files(void)
 }
 
 /* The filter is in every thread, also in those that were there before. */
-static pthread_barrier_t installed;
+static pthread_barrier_t tried;
+static bool installed;
 
 static void *older_thread(void *opaque)
 {
-	pthread_barrier_wait(&installed);
-	return in_thread(opaque);
+	pthread_barrier_wait(&tried);
+	return installed ? in_thread(opaque) : NULL;
 }
 
 static void check(int (*what)(void))
@@ -99,12 +104,13 @@ static void check(int (*what)(void))
 		int older = 1, rc;
 		pthread_t thread;
 
-		pthread_barrier_init(&installed, NULL, 2);
+		pthread_barrier_init(&tried, NULL, 2);
 		if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
 			pthread_create(&thread, NULL, older_thread, &older))
 			_exit(2);
 		rc = tm_filter_install();
-		pthread_barrier_wait(&installed);
+		installed = rc == 0;
+		pthread_barrier_wait(&tried);
 		pthread_join(thread, NULL);
 		_exit(rc == -ENOSYS ? NO_FILTER : rc < 0 ? 3 : older ? 4 : what());
 	}
