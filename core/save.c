@@ -53,7 +53,6 @@ struct last {
 };
 
 #define NO_COPY UINT32_MAX
-
 struct save {
 	struct tm_store *s;
 	const struct tm_move_params *who;
