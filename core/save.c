@@ -32,6 +32,7 @@
 #define ELSEWHERE_MAX  1024u
 #define ELSEWHERE_GOAL 128u
 #define SPAN_MAX       32u
+#define NO_COPY        UINT32_MAX
 
 /* Room for changes: twice the runs there are, and so many that may appear meanwhile. */
 #define SPARE_RUNS (16u << 10)
@@ -52,7 +53,6 @@ struct last {
 	uint64_t slot; /* TM_SLOT_NONE, and no copy: gone */
 };
 
-#define NO_COPY UINT32_MAX
 struct save {
 	struct tm_store *s;
 	const struct tm_move_params *who;
