@@ -27,8 +27,9 @@
 #define ROUNDS_AIM 8
 #define ROUNDS_MAX 64
 
-/* Of those, pages that the front end has elsewhere: the pause has to read them, into 4 MiB. A disk
- * does 10,000 a second, so fewer are aimed at as well. Neighbours are fetched together. */
+/* Of those, pages that the front end has elsewhere: the pause has to read them, into 4 MiB, which
+ * is dearer than a look-up, so fewer are aimed at as well. In the walk neighbours are fetched
+ * together. */
 #define ELSEWHERE_MAX  1024u
 #define ELSEWHERE_GOAL 128u
 #define SPAN_MAX       32u
