@@ -19,7 +19,8 @@ struct tm_target {
 	uint64_t pages;           /* staged, here and elsewhere */
 	uint64_t elsewhere;       /* of these */
 	bool full;                /* ephemeral, and no room for more */
-	bool overflows;           /* persistent, and since there is no room they go elsewhere */
+	bool overflows;           /* persistent, and since there is no room they go elsewhere, */
+	uint64_t released;        /* until tm_arena_released() is another than this */
 };
 
 struct tm_restore {

@@ -209,12 +209,19 @@ static int keep(struct tm_restore *v, struct tm_target *t, const struct tm_handl
 	return rc;
 }
 
+/* Since the last page that had no room none has become free: later records give back what they
+ * replace, a segment at a time. */
+static bool is_full(const struct tm_restore *v, const struct tm_target *t)
+{
+	return t->overflows && t->released == tm_arena_released(v->s->arena);
+}
+
 /* What the pool would refuse goes elsewhere at once, as does all that comes when it is full. */
 static int place(struct tm_restore *v, struct tm_target *t, const struct tm_handle *h,
 	const struct tm_stream_page *page)
 {
 	bool raw = page->codec == TM_CODEC_RAW && t->pool->log.owner->attrs & TM_POOL_REFUSE_RAW;
-	int rc = raw || t->overflows ? take_elsewhere(v, t, page, raw) : -ENOSPC;
+	int rc = raw || is_full(v, t) ? take_elsewhere(v, t, page, raw) : -ENOSPC;
 
 	if (rc == -ENOSPC) {
 		rc = keep(v, t, h, page);
@@ -222,6 +229,7 @@ static int place(struct tm_restore *v, struct tm_target *t, const struct tm_hand
 			return 0;
 		rc = take_elsewhere(v, t, page, false);
 		t->overflows = rc == 0;
+		t->released = tm_arena_released(v->s->arena);
 	}
 	if (rc == -ENOSPC)
 		return tm_restore_no_room(v);
