@@ -488,6 +488,19 @@ static void tell_locked(const struct tm_cursor *c)
 			(unsigned int)(c->slot - c->leaf->slots));
 }
 
+void tm_index_note_locked(const struct tm_cursor *c, const struct tm_handle *h)
+{
+	struct tm_changes *changes = atomic_load_explicit(&c->ix->changes, memory_order_acquire);
+
+	if (changes)
+		tm_changes_note(changes,
+			&(struct tm_changed_run){.hash = c->hash,
+				.oid = h->oid,
+				.run = h->index >> TM_LEAF_SHIFT,
+				.pool = h->objects->pool},
+			h->index % TM_LEAF_SLOTS);
+}
+
 void tm_cursor_set(struct tm_cursor *c, uint64_t slot)
 {
 	if (tm_slot_location(slot) != tm_slot_location(*c->slot)) /* more than a hit */

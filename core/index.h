@@ -115,6 +115,9 @@ bool tm_objects_any(struct tm_objects *objects, struct tm_oid *ret_oid);
  * longer, and nobody is in the middle of telling. */
 void tm_index_tell(struct tm_index *ix, struct tm_changes *changes);
 
+/* Tell it of a page that changed elsewhere than here; the cursor is the handle's. */
+void tm_index_note_locked(const struct tm_cursor *cursor, const struct tm_handle *h);
+
 /* Mark from now on what is put or flushed (for good; a second call does nothing). 0; -ENOMEM.
  * Before the first ephemeral pool is used. A mark for the cursor's run, for a run by the hash a
  * cursor had there, or for a whole object. */

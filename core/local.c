@@ -24,6 +24,7 @@ struct local {
 	struct tm_ledger *ledger;
 	int ledger_fd;
 	char name[TM_NAME_MAX + 1], type[TM_NAME_MAX + 1];
+	struct tm_move_params who; /* with these names, for the transfer */
 	struct tm_transfer *transfer;
 	struct tm_link *link; /* NULL: no host wanted */
 	bool resident;
@@ -148,6 +149,11 @@ static void local_count(struct tmem *t, int pool, enum tm_stat stat, int64_t del
 	tm_store_count(store_of(t), pool, stat, delta);
 }
 
+static void local_changed(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index)
+{
+	tm_store_changed(store_of(t), pool, oid, index);
+}
+
 static void local_usage(struct tmem *t, struct tm_usage *ret_usage)
 {
 	tm_store_usage(store_of(t), ret_usage);
@@ -161,7 +167,7 @@ static void local_close(struct tmem *t)
 	if (l->link)
 		tm_link_stop(l->link);
 	tm_transfer_destroy(l->transfer);
-	tm_store_resume(l->store);
+	tm_store_resume(l->store, &l->who);
 	tm_sampler_destroy(l->sampler);
 	tm_store_destroy(l->store);
 	tm_ledger_unmap(l->ledger);
@@ -182,6 +188,7 @@ static const struct tmem_ops local_ops = {
 	.write = local_write,
 	.xchg = local_xchg,
 	.count = local_count,
+	.changed = local_changed,
 	.usage = local_usage,
 	.close = local_close,
 };
@@ -264,7 +271,7 @@ static void on_resume(void *opaque)
 {
 	struct local *l = opaque;
 
-	tm_store_resume(l->store);
+	tm_store_resume(l->store, &l->who);
 }
 
 static void on_sharer(void *opaque, int fd, uid_t uid)
@@ -412,9 +419,8 @@ int tm_open(const struct tm_open_params *params, struct tmem **ret_tmem)
 		goto close_ledger;
 	strcpy(l->name, params->name);
 	strcpy(l->type, params->type);
-	rc = tm_transfer_create(l->store,
-		&(struct tm_move_params){l->name, l->type, params->move, params->opaque},
-		&l->transfer);
+	l->who = (struct tm_move_params){l->name, l->type, params->move, params->opaque};
+	rc = tm_transfer_create(l->store, &l->who, &l->transfer);
 	if (rc < 0)
 		goto destroy_store;
 	state_fd = legacy.state_fd;

@@ -5,19 +5,24 @@
  * Save, while the client runs:
  *
  *      tell the index to note changes -> seal the open segments -> send every sealed segment
+ *        -> send what the front end has elsewhere (a swap device, on its fallback)
  *        -> send what changed meanwhile, again and again, until little is left
  *        -> shut the gate: pin what changed since -> open it -> send that, and END
  *
  * What the target then has is what the source had at one moment, when the gate was shut. Nothing is
  * sent, allocated or faulted in while it is: the pause is a look-up for each of at most LAST_MAX
- * pages, however slow the reader. A save that is not live shuts the gate first.
+ * pages, and reading at most ELSEWHERE_MAX that are elsewhere, however slow the reader. A save that
+ * is not live shuts the gate first. The front end's own changes are held before the gate is shut
+ * and released after it is open, so that none waits at the gate with locks that fetch needs.
  *
  * Restore, while the client runs:
  *
  *      append every page to the pool's own segments, in an index of its own (staged)
  *        -> the stream is whole and right -> publish: staged runs become the pool's
  *
- * Until then nobody finds a staged page, and what fails gives them all up again.
+ * Until then nobody finds a staged page, and what fails gives them all up again. A page of a
+ * persistent pool that has no room, or that the pool does not want, is offered to the front end,
+ * which keeps it elsewhere, staged likewise.
  *
  * Persistent pools come back whole or not at all, into an empty pool, with its gate shut. Of an
  * ephemeral pool comes back what has room, but nothing that this life of the pool ever put or
@@ -63,7 +68,7 @@ int tm_store_save(struct tm_store *s, const struct tm_move_params *who,
 	const struct tm_save_params *params, struct tm_move_result *ret_result);
 
 /* Open the gate after a save with `hold`; otherwise nothing. */
-void tm_store_resume(struct tm_store *s);
+void tm_store_resume(struct tm_store *s, const struct tm_move_params *who);
 
 /*
  * Read a stream into the store's pools: the n-th of the stream's pools with some flags and

@@ -82,6 +82,11 @@ static void none_count(struct tmem *t, int pool, enum tm_stat stat, int64_t delt
 	(void)t, (void)pool, (void)stat, (void)delta;
 }
 
+static void none_changed(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index)
+{
+	(void)t, (void)pool, (void)oid, (void)index;
+}
+
 static void none_usage(struct tmem *t, struct tm_usage *ret_usage)
 {
 	(void)t;
@@ -106,6 +111,7 @@ static const struct tmem_ops none_ops = {
 	.write = none_write,
 	.xchg = none_xchg,
 	.count = none_count,
+	.changed = none_changed,
 	.usage = none_usage,
 	.close = none_close,
 };

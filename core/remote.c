@@ -334,6 +334,12 @@ static int remote_destroy_pool(struct tmem *t, int pool)
 	return 0;
 }
 
+/* Shared pools are not persistent, so no front end has pages of one elsewhere. */
+static void remote_changed(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index)
+{
+	(void)t, (void)pool, (void)oid, (void)index;
+}
+
 static void remote_close(struct tmem *t)
 {
 	struct remote *r = (struct remote *)t;
@@ -357,6 +363,7 @@ static const struct tmem_ops remote_ops = {
 	.write = remote_write,
 	.xchg = remote_xchg,
 	.count = remote_count,
+	.changed = remote_changed,
 	.usage = remote_usage,
 	.close = remote_close,
 };

@@ -5,7 +5,8 @@
  * Why no page is forgotten: from the moment the index tells of changes, each slot that changes is
  * noted, be it by a put, a flush, an eviction or a page moved to another segment. A page that was
  * never noted lies, then, where it lay when the open segments were sealed, and that is a segment of
- * the list that is made after.
+ * the list that is made after. The front end tells in the same way of pages that it has elsewhere:
+ * one that is neither noted nor in a segment is elsewhere all the time, and the walk meets it.
  */
 #include "core/move.h"
 
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/elsewhere.h"
 #include "core/entry.h"
 #include "core/store_private.h"
 #include "core/util.h"
@@ -24,6 +26,14 @@
 #define LAST_GOAL  2048u
 #define ROUNDS_AIM 8
 #define ROUNDS_MAX 64
+
+/* Of those, pages that the front end has elsewhere: the pause has to read them, into 4 MiB, which
+ * is dearer than a look-up, so fewer are aimed at as well. In the walk neighbours are fetched
+ * together. */
+#define ELSEWHERE_MAX  1024u
+#define ELSEWHERE_GOAL 128u
+#define SPAN_MAX       32u
+#define NO_COPY        UINT32_MAX
 
 /* Room for changes: twice the runs there are, and so many that may appear meanwhile. */
 #define SPARE_RUNS (16u << 10)
@@ -36,11 +46,12 @@ struct piece {
 	uint64_t birth;
 };
 
-/* A page as it was at the moment of the pause; its segment is pinned. */
+/* A page as it was at the moment of the pause: its segment is pinned, or it was elsewhere. */
 struct last {
 	struct tm_handle handle;
 	uint32_t pool;
-	uint64_t slot; /* TM_SLOT_NONE: gone */
+	uint32_t copy; /* its number in save.elsewhere, or NO_COPY; only without a slot */
+	uint64_t slot; /* TM_SLOT_NONE, and no copy: gone */
 };
 
 struct save {
@@ -56,8 +67,11 @@ struct save {
 	size_t piece_count;
 	struct last *last; /* [LAST_MAX] */
 	size_t last_count;
-	bool held; /* the gate is shut since an earlier save, and stays so */
-	bool shut; /* by us */
+	struct tm_elsewhere elsewhere;
+	uint32_t copies, copies_max; /* how many copies the pause took, may take */
+	bool too_many;               /* it would have taken more */
+	bool held;                   /* the gate is shut since an earlier save, and stays so */
+	bool shut;                   /* by us */
 	uint64_t shut_ns;
 	struct tm_stream_end end;
 };
@@ -113,6 +127,65 @@ static int send_slot(struct save *v, const struct tm_handle *h, uint32_t pool, u
 	unpin(v, original);
 	return rc;
 }
+
+/* --- pages that the front end has elsewhere --------------------------------------------------- */
+
+/* Send copy `n` as the store would have it. */
+static int send_copy(struct save *v, const struct tm_handle *h, uint32_t pool, uint32_t n)
+{
+	struct tm_stream_page page = {.pool = v->number[pool], .oid = h->oid, .index = h->index};
+
+	tm_elsewhere_encode(&v->elsewhere, n, &page);
+	v->result->pages++;
+	return tm_stream_put_page(v->writer, &page);
+}
+
+/* Copy what of the span is elsewhere, from copy `n` on. */
+static int fetch(struct save *v, const struct tm_span *span, uint32_t n, bool *ret_have)
+{
+	const struct tm_elsewhere *e = &v->elsewhere;
+	int rc = 0;
+
+	memset(ret_have, 0, span->count * sizeof(*ret_have));
+	if (v->pools[span->pool] && tm_elsewhere_knows(e, v->pools[span->pool]))
+		rc = e->ops->fetch(e->opaque, span, tm_elsewhere_copy(e, n), ret_have);
+	return rc < 0 ? fail(v, rc, "a page on the fallback cannot be read, or is damaged") : 0;
+}
+
+static int fetch_one(
+	struct save *v, const struct tm_handle *h, uint32_t pool, uint32_t n, bool *ret_have)
+{
+	return fetch(v, &(struct tm_span){(int)pool, h->oid, h->index, 1}, n, ret_have);
+}
+
+static int send_span(struct save *v, const struct tm_span *span)
+{
+	bool have[SPAN_MAX];
+	int rc = fetch(v, span, 0, have);
+
+	for (uint32_t i = 0; i < span->count && rc == 0; i++) {
+		struct tm_handle h = {v->pools[span->pool]->objects, span->oid, span->index + i};
+
+		if (have[i])
+			rc = send_copy(v, &h, (uint32_t)span->pool, i);
+	}
+	return rc;
+}
+
+/* After the store's own pages, which are the ones in use: where room is short those get it. */
+static int send_elsewhere(struct save *v)
+{
+	const struct tm_elsewhere *e = &v->elsewhere;
+	struct tm_span span;
+	uint64_t at = 0;
+	int rc = 0;
+
+	while (rc == 0 && e->ops && e->ops->next(e->opaque, &at, SPAN_MAX, &span))
+		rc = send_span(v, &span);
+	return rc;
+}
+
+/* --- one page, wherever it is ----------------------------------------------------------------- */
 
 /* Look a page up and pin its segment, without counting that as a hit. */
 static uint64_t pin(struct save *v, const struct tm_handle *h)
@@ -248,16 +321,50 @@ static int each_changed(struct save *v, const struct tm_changed_run *run,
 static int send_now(struct save *v, const struct tm_handle *h, uint32_t pool)
 {
 	uint64_t slot = pin(v, h);
-	int rc = send_slot(v, h, pool, slot);
+	bool have = false;
+	int rc = slot == TM_SLOT_NONE ? fetch_one(v, h, pool, 0, &have) : 0;
 
+	/* One that moves just now is in neither place, or in both: that is noted as well. */
+	if (rc == 0)
+		rc = have ? send_copy(v, h, pool, 0) : send_slot(v, h, pool, slot);
 	unpin(v, slot);
 	return rc;
 }
 
 static int send_later(struct save *v, const struct tm_handle *h, uint32_t pool)
 {
-	v->last[v->last_count++] = (struct last){*h, pool, pin(v, h)};
-	return 0;
+	struct last *last = &v->last[v->last_count++];
+	bool have = false;
+	int rc = 0;
+
+	*last = (struct last){*h, pool, NO_COPY, pin(v, h)};
+	if (last->slot != TM_SLOT_NONE || !v->elsewhere.ops)
+		return 0;
+	if (v->copies == v->copies_max)
+		v->too_many = true;
+	else
+		rc = fetch_one(v, h, pool, v->copies, &have);
+	if (have)
+		last->copy = v->copies++;
+	return rc;
+}
+
+/* The pause would be too long: what was listed for it is sent after all. */
+static int send_listed(struct save *v)
+{
+	int rc = 0;
+
+	for (size_t i = 0; i < v->last_count; i++) {
+		struct last *last = &v->last[i];
+
+		unpin(v, last->slot);
+		if (rc == 0)
+			rc = send_now(v, &last->handle, last->pool);
+	}
+	v->last_count = 0;
+	v->copies = 0;
+	v->too_many = false;
+	return rc;
 }
 
 static int changed(
@@ -278,6 +385,7 @@ static int changed(
 static void shut(struct save *v)
 {
 	v->shut_ns = tm_now_ns();
+	tm_elsewhere_hold(&v->elsewhere);
 	tm_gate_shut(v->s);
 	v->shut = true;
 }
@@ -288,6 +396,7 @@ static void open_up(struct save *v)
 		return;
 	v->shut = false;
 	tm_gate_open(v->s);
+	tm_elsewhere_release(v->who);
 	v->result->pause_ns += tm_now_ns() - v->shut_ns;
 }
 
@@ -301,7 +410,17 @@ static int describe(struct save *v, struct tm_stream_head *ret_head)
 				    : 0;
 }
 
-/* With the gate shut: pin what is left to be sent. */
+/* How many pages of a pool a restore of this moment has to bring. */
+static uint64_t pages_of(const struct save *v, uint32_t id)
+{
+	const struct tm_pool *p = v->pools[id];
+
+	if (!tm_pool_is_persistent(p))
+		return TM_STREAM_FORGETS;
+	return atomic_load(&p->stat[TM_STAT_PAGES]) + tm_elsewhere_pages(&v->elsewhere, p);
+}
+
+/* With the gate shut: pin and copy what is left to be sent. */
 static int take_last(struct save *v)
 {
 	struct tm_stream_head head;
@@ -311,9 +430,7 @@ static int take_last(struct save *v)
 		rc = changed(v, send_later);
 	for (uint32_t id = 0; id < TM_POOLS_MAX; id++)
 		if (v->pools[id])
-			v->end.pages[v->number[id]] = tm_pool_is_persistent(v->pools[id])
-				? atomic_load(&v->pools[id]->stat[TM_STAT_PAGES])
-				: TM_STREAM_FORGETS;
+			v->end.pages[v->number[id]] = pages_of(v, id);
 	return rc;
 }
 
@@ -323,7 +440,7 @@ static int catch_up(struct save *v)
 	for (int round = 0; round < ROUNDS_MAX; round++) {
 		bool overflow;
 		uint64_t pages = tm_changes_count(v->changes, &overflow);
-		int rc;
+		int rc = 0;
 
 		if (!overflow && pages <= (round < ROUNDS_AIM ? LAST_GOAL : LAST_MAX / 2)) {
 			bool ours = !v->shut && !v->held;
@@ -331,14 +448,18 @@ static int catch_up(struct save *v)
 			if (ours)
 				shut(v);
 			pages = tm_changes_count(v->changes, &overflow);
-			if (!overflow && pages <= LAST_MAX)
-				return take_last(v);
+			if (!overflow && pages <= LAST_MAX) {
+				v->copies_max = round < ROUNDS_AIM ? ELSEWHERE_GOAL : ELSEWHERE_MAX;
+				rc = take_last(v);
+				if (rc < 0 || !v->too_many)
+					return rc;
+			}
 			if (ours)
 				open_up(v);
 		}
 		if (overflow)
 			break;
-		rc = changed(v, send_now);
+		rc = v->too_many ? send_listed(v) : changed(v, send_now);
 		if (rc < 0)
 			return rc;
 	}
@@ -349,8 +470,14 @@ static int send_last(struct save *v)
 {
 	int rc = 0;
 
-	for (size_t i = 0; i < v->last_count && rc == 0; i++)
-		rc = send_slot(v, &v->last[i].handle, v->last[i].pool, v->last[i].slot);
+	for (size_t i = 0; i < v->last_count && rc == 0; i++) {
+		const struct last *last = &v->last[i];
+
+		if (last->copy != NO_COPY)
+			rc = send_copy(v, &last->handle, last->pool, last->copy);
+		else
+			rc = send_slot(v, &last->handle, last->pool, last->slot);
+	}
 	return rc;
 }
 
@@ -401,7 +528,9 @@ static int prepare(struct save *v)
 		return -ENOMEM;
 	memset(v->last, 0,
 		LAST_MAX * sizeof(*v->last)); /* nothing is faulted in during the pause */
-	rc = tm_changes_create(runs, &v->changes);
+	rc = tm_elsewhere_open(v->who, ELSEWHERE_MAX, &v->elsewhere);
+	if (rc == 0)
+		rc = tm_changes_create(runs, &v->changes);
 	return rc < 0 ? rc : tm_stream_writer_open(v->params->write, v->params->opaque, &v->writer);
 }
 
@@ -420,6 +549,8 @@ static int save(struct save *v)
 		if (v->pools[id])
 			tm_log_seal(&v->pools[id]->log, 0);
 	rc = send_pieces(v);
+	if (rc == 0)
+		rc = send_elsewhere(v);
 	if (rc == 0)
 		rc = catch_up(v);
 	if (v->params->live && !(rc == 0 && v->params->hold))
@@ -441,6 +572,7 @@ static void clean_up(struct save *v)
 	tm_changes_destroy(v->changes);
 	free(v->pieces);
 	free(v->last);
+	tm_elsewhere_close(&v->elsewhere);
 }
 
 int tm_store_save(struct tm_store *s, const struct tm_move_params *who,
@@ -466,8 +598,10 @@ int tm_store_save(struct tm_store *s, const struct tm_move_params *who,
 	return rc;
 }
 
-void tm_store_resume(struct tm_store *s)
+void tm_store_resume(struct tm_store *s, const struct tm_move_params *who)
 {
-	if (atomic_load(&s->gate.shut))
-		tm_gate_open(s);
+	if (!atomic_load(&s->gate.shut))
+		return;
+	tm_gate_open(s);
+	tm_elsewhere_release(who);
 }

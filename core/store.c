@@ -379,6 +379,19 @@ void tm_store_count(struct tm_store *s, int id, enum tm_stat stat, int64_t delta
 	tm_pool_leave(p);
 }
 
+void tm_store_changed(struct tm_store *s, int id, const struct tm_oid *oid, uint32_t index)
+{
+	struct tm_pool *p = tm_pool_enter(s, id);
+	struct tm_cursor c;
+
+	if (!p)
+		return;
+	tm_index_lock(s->index, &(struct tm_handle){p->objects, *oid, index}, &c);
+	tm_index_note_locked(&c, &(struct tm_handle){p->objects, *oid, index});
+	tm_index_unlock(&c);
+	tm_pool_leave(p);
+}
+
 void tm_store_usage(struct tm_store *s, struct tm_usage *ret_usage)
 {
 	uint64_t segment = tm_arena_segment_bytes(s->arena), open = segment;

@@ -83,6 +83,7 @@ int tm_store_write(struct tm_store *s, int pool, const struct tm_oid *oid, uint3
 int tm_store_xchg(struct tm_store *s, int pool, const struct tm_oid *oid, uint32_t index,
 	uint32_t offset, uint32_t length, void *buf);
 void tm_store_count(struct tm_store *s, int pool, enum tm_stat stat, int64_t delta);
+void tm_store_changed(struct tm_store *s, int pool, const struct tm_oid *oid, uint32_t index);
 void tm_store_usage(struct tm_store *s, struct tm_usage *ret_usage);
 
 /* Give at least `bytes` of ephemeral memory back to the operating system, in the order of eviction

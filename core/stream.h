@@ -28,6 +28,8 @@
  *      record  | index:32 | meta:32 | [object: 192] | payload | pad to 4
  *      meta    | 0:2 | hits:2 | 0:1 | main:1 | object:1 | gone:1 | codec:4 | bytes:20 |
  *
+ * A record does not say where its page was, in the store or with the front end (struct
+ * tm_elsewhere_ops): a restore finds it a place of its own.
  * A record without an object id has that of the record before it. Payloads are compressed as the
  * store has them. Of two records of one page the later one counts, and `gone` says that there is no
  * page (any more): that is how changes made during a live save get in. Each pool's pages come in

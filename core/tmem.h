@@ -158,6 +158,10 @@ struct tmem_ops {
 	 * nothing. */
 	void (*count)(struct tmem *t, int pool, enum tm_stat stat, int64_t delta);
 
+	/* What the front end keeps of this handle elsewhere (struct tm_elsewhere_ops) has changed,
+	 * or is there no more: a save that is under way looks again. Called after the fact. */
+	void (*changed)(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index);
+
 	/* How much room there is. Near the limit a put may be refused all the same: room is made in
 	 * whole segments, for certain only up to 7/8 of it. */
 	void (*usage)(struct tmem *t, struct tm_usage *ret_usage);
@@ -177,14 +181,58 @@ enum tm_recompress {
 	TM_RECOMPRESS_OFF,
 };
 
+#define TM_WHY_MAX 192 /* bytes of a reason, with the NUL */
+
+/* Pages of one object that follow each other. */
+struct tm_span {
+	int pool;
+	struct tm_oid oid;
+	uint32_t index, count;
+};
+
+/*
+ * For a front end that keeps pages of its persistent pools elsewhere than in tmem, as a swap device
+ * does on its fallback. A stream takes those as well, as records like all others; and a restore
+ * puts there what has no room in tmem. A page is in tmem or elsewhere, never in both. Whenever a
+ * page that is elsewhere, or just was, changes, the front end says so with ops->changed.
+ */
+struct tm_elsewhere_ops {
+	/* Save. Between hold and release no call of the front end's changes a page, here or there:
+	 * when hold returns the last one is done. Others wait, and hold no lock that fetch needs.
+	 */
+	void (*hold)(void *opaque);
+	void (*release)(void *opaque);
+
+	/* While held: how many pages of this pool are elsewhere. */
+	uint64_t (*count)(void *opaque, int pool);
+
+	/* The next neighbours that are elsewhere, `most` at most, at or after *at, which starts at
+	 * 0 and is moved on. What was there before the walk began and still is when it ends is
+	 * among them. False: no more. */
+	bool (*next)(void *opaque, uint64_t *at, uint32_t most, struct tm_span *ret_span);
+
+	/* Those of the span's pages that are elsewhere now, each at its place in ret_pages (aligned
+	 * to a page); ret_have[i] says which. 0; -EIO, -EBADMSG one cannot be read. */
+	int (*fetch)(void *opaque, const struct tm_span *span, void *ret_pages, bool *ret_have);
+
+	/* Restore. Keep a page elsewhere, seen by nobody until end(); tmem refuses it because it
+	 * does not compress (`raw`), or for want of room. `page` is overwritten. 1; 0 there was an
+	 * older one, which it replaces; -ENOSPC no room there, or no such place; -EEXIST the handle
+	 * has been written to since; -errno. */
+	int (*take)(void *opaque, int pool, const struct tm_oid *oid, uint32_t index, void *page,
+		bool raw);
+
+	/* Forget what was so taken. True if there was anything. */
+	bool (*drop)(void *opaque, int pool, const struct tm_oid *oid, uint32_t index);
+};
+
 /*
  * What a front end has to say when its pools are saved to a stream, or restored from one
  * (core/stream.h). For one whose pages mean something only together with what it knows of them; a
  * cache needs none of it. A negative errno refuses, with one line in ret_why. Called from a thread
  * of the client's own.
  */
-#define TM_WHY_MAX        192 /* bytes, with the NUL */
-#define TM_MOVE_FRONT_MAX 256
+#define TM_MOVE_FRONT_MAX 256 /* bytes */
 
 struct tm_move_ops {
 	/* What `accept` of another process has to know: *ret_bytes bytes, TM_MOVE_FRONT_MAX at
@@ -199,10 +247,16 @@ struct tm_move_ops {
 
 	/* All pages have come, and appear now. Between the first of these and the last none of the
 	 * front end's own calls may be under way; `restored` names each page of the persistent
-	 * pools, and is called only when nothing can fail any more. */
+	 * pools in tmem, and is called only when nothing can fail any more. `end` says whether
+	 * nothing did: then what was taken elsewhere appears as well. */
 	int (*begin)(void *opaque, char ret_why[static TM_WHY_MAX]);
 	void (*restored)(void *opaque, int pool, const struct tm_oid *oid, uint32_t index);
-	void (*end)(void *opaque);
+	void (*end)(void *opaque, bool whole);
+
+	/* A restore that was accepted has failed, before `begin` or after `end`. */
+	void (*abandon)(void *opaque);
+
+	const struct tm_elsewhere_ops *elsewhere; /* NULL: all pages are in tmem */
 };
 
 struct tm_open_params {

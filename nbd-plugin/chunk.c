@@ -70,6 +70,21 @@ unsigned int tm_mask_span(uint32_t mask, unsigned int i)
 
 /* --- a page leaves one place for another ------------------------------------------------------ */
 
+/* A save that is under way looks again at a page that is or was on the fallback. */
+static void note_change(struct tm_chunk *c, unsigned int i)
+{
+	struct tm_device *d = c->device;
+
+	d->tmem->ops->changed(d->tmem, d->pool, &device_oid, (uint32_t)(c->first + i));
+}
+
+/* A restore that is under way takes the device for one that nobody writes to. */
+static void spoil(struct tm_device *d)
+{
+	if (atomic_load(&d->staging))
+		atomic_store(&d->spoiled, true);
+}
+
 /* The page is at `to` from now on, where it has been stored already. */
 static void set_place_locked(struct tm_chunk *c, unsigned int i, enum tm_place to, uint8_t hints)
 {
@@ -80,6 +95,7 @@ static void set_place_locked(struct tm_chunk *c, unsigned int i, enum tm_place t
 	if (old == (to | hints))
 		return;
 	atomic_store_explicit(&d->map[c->first + i], to | hints, memory_order_release);
+	spoil(d);
 	if (from == to)
 		return;
 	if (from == TM_ON_FALLBACK)
@@ -96,6 +112,8 @@ static void set_place_locked(struct tm_chunk *c, unsigned int i, enum tm_place t
 		atomic_fetch_sub(&d->in_tmem, 1);
 		d->tmem->ops->flush_page(d->tmem, d->pool, &device_oid, (uint32_t)(c->first + i));
 	}
+	if (from == TM_ON_FALLBACK || to == TM_ON_FALLBACK)
+		note_change(c, i);
 }
 
 static void forget_locked(struct tm_chunk *c, unsigned int i)
@@ -146,6 +164,7 @@ static int spill_locked(struct tm_chunk *c)
 			n = 1;
 			continue;
 		}
+		spoil(d);
 		rc = tm_fallback_write(d->fallback, c->first + i, n, buffer_page(c, i));
 		if (rc < 0) {
 			tm_device_count(d, TM_STAT_FALLBACK_ERRORS, 1);
@@ -153,8 +172,11 @@ static int spill_locked(struct tm_chunk *c)
 			return rc;
 		}
 		tm_device_count(d, TM_STAT_FALLBACK_WRITES, n);
-		for (unsigned int k = i; k < i + n; k++)
+		for (unsigned int k = i; k < i + n; k++) {
+			if (place_of(c, k) == TM_ON_FALLBACK)
+				note_change(c, k); /* it stays, and is another */
 			set_place_locked(c, k, TM_ON_FALLBACK, c->raw >> k & 1 ? TM_PAGE_RAW : 0);
+		}
 	}
 	return 0;
 }

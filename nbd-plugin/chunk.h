@@ -10,6 +10,8 @@
  *      bits 0-1  enum tm_place: changes under the page's lock
  *      bit 2     touched: read or written since the clock's hand came by
  *      bit 3     raw: on the fallback, and tmem refused it because it does not compress
+ *      bit 4     staged: nowhere, but a restore has put on the fallback what is to be there when it
+ *                ends (move.h); changes under the page's lock
  *
  * Touched and raw are hints. Whatever a crash or a race makes of them, a page is moved too early or
  * too late, never lost: so the hand clears them without a lock.
@@ -22,6 +24,7 @@
 
 #include "nbd-plugin/buffers.h"
 #include "nbd-plugin/device.h"
+#include "nbd-plugin/gate.h"
 #include "nbd-plugin/state.h"
 #include "nbd-plugin/writeback.h"
 
@@ -47,6 +50,7 @@ enum tm_place {
 #define TM_PLACE_MASK   0x03u
 #define TM_PAGE_TOUCHED 0x04u
 #define TM_PAGE_RAW     0x08u
+#define TM_PAGE_STAGED  0x10u
 
 /* What the fallback asks of its callers. */
 _Static_assert(TM_STATE_EXPECTED % TM_LOCKS == 0, "pages that share a sum's place share a lock");
@@ -63,6 +67,9 @@ struct tm_device {
 	_Atomic uint64_t in_tmem;       /* pages, as the map says */
 	_Atomic uint64_t on_fallback;   /* likewise */
 	struct tm_writeback *writeback; /* NULL: none; constant while there are requests */
+	struct tm_dev_gate gate;        /* of changes, with a fallback: before any page lock */
+	_Atomic bool staging;           /* a restore has begun; changes with all page locks held */
+	_Atomic bool spoiled;           /* and a page has changed since; under its lock */
 	pthread_mutex_t locks[TM_LOCKS];
 };
 
@@ -100,6 +107,14 @@ unsigned int tm_mask_span(uint32_t mask, unsigned int i);
 struct tm_chunk tm_chunk_at(struct tm_device *d, uint64_t offset, uint64_t count);
 void tm_chunk_lock(struct tm_chunk *c);
 void tm_chunk_unlock(struct tm_chunk *c);
+
+/* The same around changes, which wait while the device is held for a save. */
+void tm_chunk_lock_to_change(struct tm_chunk *c);
+void tm_chunk_unlock_changed(struct tm_chunk *c);
+
+/* In the order in which requests take them. */
+void tm_device_lock_all(struct tm_device *d);
+void tm_device_unlock_all(struct tm_device *d);
 
 /* Carry a request out on a chunk whose pages the caller has locked; `buf` points at the bytes of
  * this chunk. Errors as in device.h. `buf` NULL writes zeros. */

@@ -46,6 +46,7 @@ int tm_device_create(uint64_t bytes, struct tm_fallback *fallback, struct tm_dev
 		goto free_buffers;
 	d->map = tm_state_map(d->state);
 	d->tmem = tm_none();
+	tm_dev_gate_init(&d->gate);
 	for (unsigned int i = 0; i < TM_LOCKS; i++)
 		pthread_mutex_init(&d->locks[i], NULL);
 	*ret_device = d;
@@ -96,6 +97,11 @@ static void settle_pages(struct tm_device *d)
 	for (uint64_t n = 0; n < d->pages; n++) {
 		enum tm_place place = tm_place_of(d, n);
 
+		if (place == TM_NOWHERE && tm_page_byte(d, n) & TM_PAGE_STAGED) {
+			/* By a restore that its server did not live to end. */
+			atomic_store(&d->map[n], TM_NOWHERE);
+			tm_fallback_discard(d->fallback, n, 1);
+		}
 		on_fallback += place == TM_ON_FALLBACK;
 		in_tmem += place == TM_IN_TMEM;
 		if (place != TM_IN_TMEM)
@@ -136,6 +142,7 @@ void tm_device_destroy(struct tm_device *d)
 	tm_buffers_destroy(d->buffers);
 	for (unsigned int i = 0; i < TM_LOCKS; i++)
 		pthread_mutex_destroy(&d->locks[i]);
+	tm_dev_gate_destroy(&d->gate);
 	free(d);
 }
 
@@ -176,6 +183,14 @@ static bool run_has(const struct tm_device *d, uint64_t first, unsigned int coun
 	return false;
 }
 
+static bool run_is_staged(const struct tm_device *d, uint64_t first, unsigned int count)
+{
+	for (unsigned int i = 0; i < count; i++)
+		if (tm_page_byte(d, first + i) & TM_PAGE_STAGED)
+			return true;
+	return false;
+}
+
 /* Invariant 4: the last page of a run has left the fallback, so all of the run's blocks go. The run
  * is locked again, all of it now, since a page may have come back meanwhile. */
 static void empty_run(struct tm_device *d, uint64_t page)
@@ -186,7 +201,7 @@ static void empty_run(struct tm_device *d, uint64_t page)
 	if (run_has(d, first, count, 1u << TM_ON_FALLBACK))
 		return;
 	lock_pages(d, first, count);
-	if (!run_has(d, first, count, 1u << TM_ON_FALLBACK))
+	if (!run_has(d, first, count, 1u << TM_ON_FALLBACK) && !run_is_staged(d, first, count))
 		tm_fallback_discard(d->fallback, first, count);
 	unlock_pages(d, first, count);
 }
@@ -203,6 +218,31 @@ void tm_chunk_unlock(struct tm_chunk *c)
 	unlock_pages(c->device, c->first, c->pages);
 	if (c->left)
 		empty_run(c->device, c->first);
+}
+
+/* A device that is all in tmem needs no gate of its own: nothing changes elsewhere. */
+void tm_chunk_lock_to_change(struct tm_chunk *c)
+{
+	if (c->device->fallback)
+		tm_dev_gate_enter(&c->device->gate);
+	tm_chunk_lock(c);
+}
+
+void tm_chunk_unlock_changed(struct tm_chunk *c)
+{
+	tm_chunk_unlock(c);
+	if (c->device->fallback)
+		tm_dev_gate_leave(&c->device->gate);
+}
+
+void tm_device_lock_all(struct tm_device *d)
+{
+	lock_pages(d, 0, TM_LOCKS);
+}
+
+void tm_device_unlock_all(struct tm_device *d)
+{
+	unlock_pages(d, 0, TM_LOCKS);
 }
 
 /* --- requests --------------------------------------------------------------------------------- */
@@ -231,9 +271,9 @@ int tm_device_write(struct tm_device *d, const void *buf, uint32_t count, uint64
 	while (count > 0 && rc == 0) {
 		struct tm_chunk c = tm_chunk_at(d, offset, count);
 
-		tm_chunk_lock(&c);
+		tm_chunk_lock_to_change(&c);
 		rc = tm_chunk_write_locked(&c, from);
-		tm_chunk_unlock(&c);
+		tm_chunk_unlock_changed(&c);
 		from += c.length, offset += c.length, count -= c.length;
 	}
 	return rc;
@@ -254,9 +294,9 @@ int tm_device_zero(struct tm_device *d, uint32_t count, uint64_t offset)
 		struct tm_chunk c = tm_chunk_at(d, offset, count);
 
 		if (!is_hole(&c)) {
-			tm_chunk_lock(&c);
+			tm_chunk_lock_to_change(&c);
 			rc = tm_chunk_write_locked(&c, NULL);
-			tm_chunk_unlock(&c);
+			tm_chunk_unlock_changed(&c);
 		}
 		offset += c.length, count -= c.length;
 	}
@@ -269,9 +309,9 @@ int tm_device_trim(struct tm_device *d, uint32_t count, uint64_t offset)
 		struct tm_chunk c = tm_chunk_at(d, offset, count);
 
 		if (!is_hole(&c)) {
-			tm_chunk_lock(&c);
+			tm_chunk_lock_to_change(&c);
 			tm_chunk_trim_locked(&c);
-			tm_chunk_unlock(&c);
+			tm_chunk_unlock_changed(&c);
 		}
 		offset += c.length, count -= c.length;
 	}
@@ -286,9 +326,9 @@ int tm_device_cache(struct tm_device *d, uint32_t count, uint64_t offset)
 		struct tm_chunk c = tm_chunk_at(d, offset, count);
 
 		if (run_has(d, c.first, c.pages, 1u << TM_ON_FALLBACK)) {
-			tm_chunk_lock(&c);
+			tm_chunk_lock_to_change(&c);
 			rc = tm_chunk_cache_locked(&c);
-			tm_chunk_unlock(&c);
+			tm_chunk_unlock_changed(&c);
 		}
 		offset += c.length, count -= c.length;
 	}
@@ -302,6 +342,11 @@ int tm_device_sync(struct tm_device *d)
 	if (rc < 0)
 		tm_device_count(d, TM_STAT_FALLBACK_ERRORS, 1);
 	return rc;
+}
+
+void tm_device_lost(struct tm_device *d)
+{
+	tm_dev_gate_break(&d->gate);
 }
 
 uint64_t tm_device_extent(struct tm_device *d, uint64_t count, uint64_t offset, bool *ret_hole)

@@ -74,6 +74,9 @@ int tm_device_trim(struct tm_device *d, uint32_t count, uint64_t offset);
 /* Bring the range's pages from the fallback into tmem as far as it takes them. */
 int tm_device_cache(struct tm_device *d, uint32_t count, uint64_t offset);
 
+/* The pages in memory are lost for good: nothing waits for a save any more. */
+void tm_device_lost(struct tm_device *d);
+
 /* What must be durable is: only the fallback can be. */
 int tm_device_sync(struct tm_device *d);
 

@@ -165,9 +165,12 @@ static int tmem_get_ready(void)
 
 static void on_destroyed(void *opaque)
 {
+	struct tm_export *e = opaque;
+
+	tm_device_lost(e->device);
 	nbdkit_error("%san operator destroyed this client: pages that were in memory are lost, "
 		     "reading them is an I/O error",
-		TM_EXPORT_LABEL(opaque));
+		TM_EXPORT_LABEL(e));
 }
 
 /* tm_open asks which state goes with the store: a predecessor's, or a new one. */

@@ -151,6 +151,10 @@ static int move(struct tm_writeback *w, uint64_t first, uint32_t mask,
 	uint64_t start = now_ns(), bytes = 0;
 	int rc = 0;
 
+	if (!tm_dev_gate_enter_now(&w->device->gate)) {
+		w->not_before = start + POLL_NS; /* held, perhaps for long */
+		return 0;
+	}
 	for (unsigned int i = 0, n; i < TM_RUN_PAGES && rc == 0; i += TM_MAX(n, 1u)) {
 		struct tm_chunk c;
 
@@ -163,6 +167,7 @@ static int move(struct tm_writeback *w, uint64_t first, uint32_t mask,
 		tm_chunk_unlock(&c);
 		bytes += n * TM_DEVICE_PAGE;
 	}
+	tm_dev_gate_leave(&w->device->gate);
 	w->not_before = start + bytes * SECOND_NS / w->rate;
 	return rc;
 }

@@ -329,6 +329,9 @@ heir_says() { [ "$(cat "$T/heir")" = "$1" ]; }
 	holds a "$T/a"
 }
 
+refused() { tmemctl list --json | jq .host.clients_refused; }
+refused_since() { [ "$(refused)" -gt "$1" ]; }
+
 @test "two servers of a name that start without a host: it keeps one of them, and that one whole" {
 	for i in 1 2; do
 		TMEM_TMEMD=/bin/false nbdkit -U "$T/$i.sock" -P "$T/$i.pid" "$PLUGIN" export=a size=4M
@@ -342,7 +345,8 @@ heir_says() { [ "$(cat "$T/heir")" = "$1" ]; }
 	[ "$(of a pid)" = "$(cat "$T/1.pid")" ] || winner=2
 	kill -9 "$(of a pid)"
 	retry 10 is a alive false
-	sleep 1.5 # time for the other one to ask again, which must not help it
+	before=$(refused)
+	retry 20 refused_since "$before" # the other one asks again, which must not help it
 	is a alive false
 	kill -9 "$(cat "$T/$((3 - winner)).pid")"
 	serve export=a size=4M

@@ -172,12 +172,13 @@ tree() {
 	same b "$T/image"
 }
 
-@test "a device moves while its client writes: fio notices nothing" {
+# moves [PARAMETER...]: from a to b to c, while fio writes and verifies; each server has these, @ in them is its name.
+moves() {
 	requires fio
-	local plugins
+	local plugins to
 	plugins=$(pkg-config --variable=plugindir nbdkit)
 	[ -e "$plugins/nbdkit-nbd-plugin.so" ] || skip "no nbdkit-nbd-plugin on this machine"
-	device a size=64M limit=128M
+	device a size=64M "${@//@/a}"
 	mkdir "$T/live"
 	ln -s "$T/a.sock" "$T/live/sock"
 	# Who connects here is connected again, and asked again for what was not answered.
@@ -187,14 +188,15 @@ tree() {
 	(while [ ! -e "$T/stop" ]; do
 		fio --name=v --ioengine=nbd --uri="$(uri front)" --verify=crc32c --verify_fatal=1 \
 			--verify_state_save=0 --verify_backlog=512 --rw=randwrite --bs=4k --size=64M \
-			--iodepth=8 --randrepeat=0 --minimal >"$T/fio.log" 2>&1 || exit 1
+			--iodepth=8 --randrepeat=0 --refill_buffers --buffer_compress_percentage=60 --minimal >"$T/fio.log" 2>&1 || exit 1
 	done) 3>&- &
 	fio=$!
 	defer "touch $T/stop"
 	from=a
 	for to in b c; do
 		retry 20 has_pages $from
-		device $to size=64M limit=128M
+		if [ $# -gt 1 ]; then retry 20 overflows $from; fi
+		device $to size=64M "${@//@/$to}"
 		(set -o pipefail; tmemctl save --live --hold $from - 2>>"$T/said" | tmemctl restore $to -)
 		[ "$(of $from held)" = true ]
 		ln -sfT "$T/$to.sock" "$T/live/sock"
@@ -207,6 +209,15 @@ tree() {
 	wait $fio || { cat "$T/fio.log"; false; }
 	has_pages c
 	[ "$(grep -c 'changes waited' "$T/said")" = 2 ]
+}
+overflows() { [ "$(pool "$1" fallback_pages)" -gt 1000 ]; }
+
+@test "a device moves while its client writes: fio notices nothing" { moves limit=128M; }
+
+@test "a device moves with most of it on its fallback while its client writes: fio notices nothing" {
+	moves limit=8M fallback="$T/@.disk"
+	overflows c
+	[ "$(pool c corrupt)" = 0 ]
 }
 
 @test "held changes wait until the client is thawed, and reads do not" {
@@ -230,25 +241,77 @@ tree() {
 	not same a "$T/image"
 }
 
-@test "a device with pages on its fallback is refused, without them it moves" {
-	image "$T/image" 16M
-	device a size=16M limit=64M fallback="$T/fb"
-	device b size=16M limit=64M
-	nbdcopy "$T/image" "$(uri a)" # a third does not compress
-	fails 'pages are on the fallback' tmemctl save --live a "$T/stream"
-	[ ! -e "$T/stream" ]
+@test "a device with pages on its fallback moves: to one with another fallback, with none, and back" {
+	image "$T/image" 32M
+	device a size=32M limit=2M fallback="$T/fa" # encrypted, and written to by write-back
+	nbdcopy "$T/image" "$(uri a)"
+	[ "$(pool a fallback_pages)" -gt 1000 ] # a third does not compress, nor fits the rest
+	device b size=32M limit=64M
+	try 0 tmemctl save --live a "$T/stream"
+	[ "$(stat -c %a "$T/stream")" = 600 ]
+	try 0 tmemctl restore b "$T/stream"
+	same b "$T/image"
+	[ "$(pool b fallback_pages)" = 0 ]
+	[ "$(nbdinfo --map "$(uri a)")" = "$(nbdinfo --map "$(uri b)")" ]
 	same a "$T/image"
-	head -c 5M "$T/image" >"$T/text"
-	truncate -s 16M "$T/text"
-	nbdcopy "$T/text" "$(uri a)"
-	[ "$(pool a fallback_pages)" = 0 ]
+	device c size=32M limit=2M fallback="$T/fc" encrypt=no
+	try 0 tmemctl save --live b "$T/again"
+	try 0 tmemctl restore c "$T/again"
+	same c "$T/image"
+	[ "$(pool c fallback_pages)" -gt 1000 ]
+	# Without room in memory for what its fallback has no room for either: nothing.
+	device d size=32M limit=4M
+	fails 'no room' tmemctl restore d "$T/stream"
+	[ "$(pool d pages)" = 0 ]
+	# What was restored outlives its server, in both places.
+	kill -9 "$(cat "$T/c.pid")"
+	retry 10 gone "$(cat "$T/c.pid")"
+	rm -f "$T/c.sock"
+	device c size=32M limit=2M fallback="$T/fc" encrypt=no
+	same c "$T/image"
+	# And can be written to.
+	nbdcopy "$T/stream" "$(uri c)"
+	head -c "$(stat -c %s "$T/stream")" <(nbdcopy "$(uri c)" -) | cmp - "$T/stream"
+}
+
+@test "held changes of pages on a fallback wait as well" {
+	image "$T/image" 16M
+	device a size=16M limit=2M fallback="$T/fa" lock=no
+	nbdcopy "$T/image" "$(uri a)"
+	try 0 tmemctl save --live --hold a "$T/stream"
+	same a "$T/image"
+	nbdcopy "$T/stream" "$(uri a)" 3>&- &
+	writer=$!
+	try 0 tmemctl save a "$T/again" # as often as wanted
+	device b size=16M limit=64M
+	try 0 tmemctl restore b "$T/again"
+	same b "$T/image"
+	kill -0 $writer
+	same a "$T/image"
+	try 0 tmemctl thaw a
+	wait $writer
+	not same a "$T/image"
+	# Destroyed while it is held: whoever waits gets an answer.
+	try 0 tmemctl save --live --hold a "$T/stream"
+	nbdcopy "$T/image" "$(uri a)" 3>&- 2>"$T/writer.err" &
+	writer=$!
+	try 0 tmemctl destroy --force a
+	retry 10 gone $writer
+}
+
+@test "a damaged page on the fallback: the device is not saved, and goes on" {
+	image "$T/image" 16M
+	device a size=16M limit=64M fallback="$T/fa" writeback=off
+	device b size=16M limit=64M
+	nbdcopy "$T/image" "$(uri a)"
+	page=$((5 * 256 + 10)) # of the noise
+	printf '\xa5\x5a' | dd of="$T/fa" bs=1 seek=$(((page + 1) * 4096 + 100)) conv=notrunc status=none
+	fails 'cannot be read, or is damaged' tmemctl save --live --hold a "$T/stream"
+	[ ! -e "$T/stream" ]
+	nbdcopy "$T/image" "$(uri a)"
 	try 0 tmemctl save --live a "$T/stream"
 	try 0 tmemctl restore b "$T/stream"
-	same b "$T/text"
-	# And into one that has a fallback, where it is as if written there.
-	device c size=16M limit=64M fallback="$T/fc"
-	try 0 tmemctl restore c "$T/stream"
-	same c "$T/text"
+	same b "$T/image"
 }
 
 @test "what was restored outlives its server" {

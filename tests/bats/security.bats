@@ -28,6 +28,25 @@ status_is() { # KEY VALUE
 	retry 10 test ! -e "$TMEM_SOCKET"
 }
 
+@test "under the filter of system calls once it serves, as is a pool's server" {
+	host
+	if grep -q errno /proc/sys/kernel/seccomp/actions_avail 2>/dev/null && ! nm -D "$B/tmemd" | grep -q __asan_init; then
+		status_is Seccomp 2
+	else
+		status_is Seccomp 0 # and goes on, after a line in the log
+	fi
+	# What it needs for its work it still may do: be shared, managed and stopped.
+	client a -n a
+	try 0 tmemctl list
+	try 0 tmemctl freeze
+	stop_host
+	retry 10 test ! -e "$TMEM_SOCKET"
+	foreground_log() { timeout 5 tmemd -f -S "$T/other" 2>&1 | head -n 3; }
+	if ! grep -q errno /proc/sys/kernel/seccomp/actions_avail 2>/dev/null; then
+		[[ $(foreground_log) == *"no filter of system calls"* ]]
+	fi
+}
+
 @test "pages are not in core dumps" {
 	host
 	"$B/tests/putter" -n a -s 8M >/dev/null 3>&- &
@@ -181,8 +200,8 @@ public_place() {
 	try 0 tmemctl list
 	is fine id 1
 	is fine used_bytes $((10 << 20))
-	only_us() { [ "$(find "/proc/$(host_pid)/fd" -lname 'socket:*' | wc -l)" -le 5 ]; }
-	retry 30 only_us # log, two listening sockets, the launcher, the client; the silent ones were dropped
+	only_us() { [ "$(find "/proc/$(host_pid)/fd" -lname 'socket:*' | wc -l)" -le 6 ]; }
+	retry 30 only_us # log, two listening sockets, two launchers, the client; the silent ones were dropped
 	[ "$(find "/proc/$(host_pid)/fd" -lname '*memfd*' | wc -l)" -le 1 ]
 	after=$(awk '/^VmRSS/ { print $2 }' "/proc/$(host_pid)/status")
 	# AddressSanitizer keeps what is freed for a while.

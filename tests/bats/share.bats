@@ -384,39 +384,85 @@ settle() {
 	grep -qP '^CapEff:\t0+$' <<<"$status"
 	grep -qP '^CapPrm:\t0+$' <<<"$status"
 	grep -qP '^NoNewPrivs:\t1$' <<<"$status"
+	if grep -q errno /proc/sys/kernel/seccomp/actions_avail 2>/dev/null; then
+		retry 10 grep -qP '^Seccomp:\t2$' "/proc/$(server)/task/$(server)/status"
+		for task in "/proc/$(server)"/task/*; do grep -qP '^Seccomp:\t2$' "$task/status"; done
+	fi
 	grep -qP "^Uid:\t$NOBODY\t$NOBODY\t$NOBODY\t$NOBODY$" <<<"$status"
 	[ "$(cat "/proc/$(server)/oom_score_adj")" = 0 ]
 	not setpriv --reuid $NOBODY --regid $NOBODY --clear-groups cat "/proc/$(server)/maps"
 }
 
-launcher() { pgrep -P "$(host_pid)" -x tmemd-launcher; }
+# Of this test's tmemd: whichever they are, theirs are the other ends of its sockets.
+launchers() {
+	local pid
+	for pid in $(pgrep -x tmemd-launcher); do
+		if tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qxF "TMEM_SOCKET=$TMEM_SOCKET"; then echo "$pid"; fi
+	done
+}
+two_launchers() { [ "$(launchers | wc -l)" = 2 ]; }
+replaced() { [ "$(tmemctl list --json | jq .host.launchers_replaced)" = "$1" ]; }
 gone() { [ ! -e "/proc/$1" ] || [ "$(awk '{ print $3 }' "/proc/$1/stat")" = Z ]; }
 
-@test "the launcher can become somebody else and no more, holds nothing, and ends with tmemd" {
-	host
-	pid=$(launcher)
-	retry 10 grep -qP '^CapEff:\t00000000000000c0$' "/proc/$pid/status" # CAP_SETGID, CAP_SETUID
-	grep -qP '^CapPrm:\t00000000000000c0$' "/proc/$pid/status"
-	grep -qP '^CapBnd:\t00000000000000c0$' "/proc/$pid/status"
-	grep -qP '^CapInh:\t0+$' "/proc/$pid/status"
-	grep -qP '^NoNewPrivs:\t1$' "/proc/$pid/status"
-	[ "$(ls "/proc/$pid/fd" | tr '\n' ' ')" = '0 1 2 3 ' ]
-	kill -9 "$(host_pid)"
-	retry 10 gone "$pid"
+# confined PID: it can become somebody else and no more, and holds nothing.
+confined() {
+	retry 10 grep -qP '^CapEff:\t00000000000000c0$' "/proc/$1/status" # CAP_SETGID, CAP_SETUID
+	grep -qP '^CapPrm:\t00000000000000c0$' "/proc/$1/status"
+	grep -qP '^CapBnd:\t00000000000000c0$' "/proc/$1/status"
+	grep -qP '^CapInh:\t0+$' "/proc/$1/status"
+	grep -qP '^NoNewPrivs:\t1$' "/proc/$1/status"
+	three_and_its_own() { [ "$(ls "/proc/$1/fd" | tr '\n' ' ')" = '0 1 2 3 ' ]; }
+	retry 10 three_and_its_own "$1"
 }
 
-@test "without the launcher pools go on, and none is begun until the next tmemd" {
+@test "the launchers can become somebody else and no more, hold nothing, and end with tmemd" {
+	host
+	retry 10 two_launchers
+	pids=$(launchers)
+	for pid in $pids; do confined "$pid"; done
+	kill -9 "$(host_pid)"
+	for pid in $pids; do retry 10 gone "$pid"; done
+}
+
+@test "a launcher that ends has an heir, and pools are begun as before" {
+	host
+	allow 0
+	retry 10 two_launchers
+	for i in 1 2 3; do
+		kill -9 "$(launchers | sed -n "$((i % 2 + 1))p")"
+		retry 10 replaced "$i"
+		retry 10 two_launchers
+		for pid in $(launchers); do confined "$pid"; done
+		uuid=00000000-0000-0000-0000-00000000000$i
+		tmemctl shared-auth add "$uuid" root
+		tmemfs -o "share=$uuid" "$T/back" "$T/b"
+		read_all b
+		umount "$T/b"
+	done
+	pids=$(launchers)
+	kill -9 "$(host_pid)"
+	for pid in $pids; do retry 10 gone "$pid"; done
+}
+
+@test "without any launcher pools go on, and none is begun until the next tmemd, which says so" {
 	host
 	allow 0
 	tmemctl shared-auth add 00000000-0000-0000-0000-000000000001 root
 	mount_at a
-	kill -9 "$(launcher)"
-	retry 10 not launcher
+	retry 10 two_launchers
+	kill -STOP "$(host_pid)" # or the second has an heir before it dies
+	# shellcheck disable=SC2046
+	kill -9 $(launchers)
+	kill -CONT "$(host_pid)"
+	retry 10 eval '[ -z "$(launchers)" ]'
 	mount_at b
 	read_all b
 	umount "$T/b"
 	try 1 tmemfs -o share=00000000-0000-0000-0000-000000000001 "$T/back" "$T/b"
 	one_line
+	try 0 door '{"execute":"share","arguments":{"uuid":"00000000-0000-0000-0000-000000000001"}}'$'\n'
+	contains 'tmemd has no launcher any more, and has to be started again'
+	replaced 0
 	pid=$(host_pid)
 	stop_host
 	retry 10 gone "$pid"

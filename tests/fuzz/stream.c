@@ -8,11 +8,13 @@
  *      1  frames are put together from it with checks that are right, so that what is behind a
  *         check is reached: byte by byte type, bytes (two), body; then the parser
  *      2  the same frames, by a restore into a small store with one pool of each kind; afterwards
- *         its invariants hold, and after a failure it is empty
+ *         its invariants hold, and after a failure it is empty; with bit 6 of the first byte the
+ *         front end takes every other page that does not compress elsewhere
  *
  * What it starts from is made by stream_corpus.py.
  */
 #include <endian.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -99,9 +101,86 @@ static void parse(void)
 	(void)seen;
 }
 
-static void restore(void)
+/* A front end that keeps a few pages elsewhere. */
+static struct {
+	bool there[256];
+	uint64_t taken, restored;
+	bool accepted, abandoned, begun, ended, whole;
+} front;
+
+static int front_accept(
+	void *opaque, const void *data, uint32_t bytes, char ret_why[static TM_WHY_MAX])
 {
-	const struct tm_move_params who = {.name = "fuzz", .type = "fuzz"};
+	(void)opaque, (void)data, (void)bytes, (void)ret_why;
+	front.accepted = true;
+	return 0;
+}
+
+static int front_begin(void *opaque, char ret_why[static TM_WHY_MAX])
+{
+	(void)opaque, (void)ret_why;
+	front.begun = true;
+	return 0;
+}
+
+static void front_restored(void *opaque, int pool, const struct tm_oid *oid, uint32_t index)
+{
+	(void)opaque, (void)pool, (void)oid, (void)index;
+	front.restored++;
+}
+
+static void front_end(void *opaque, bool whole)
+{
+	(void)opaque;
+	front.ended = true;
+	front.whole = whole;
+}
+
+static void front_abandon(void *opaque)
+{
+	(void)opaque;
+	front.abandoned = true;
+}
+
+static int front_take(
+	void *opaque, int pool, const struct tm_oid *oid, uint32_t index, void *page, bool raw)
+{
+	bool again;
+
+	(void)opaque, (void)oid;
+	if (pool != 0 || index % 2 || index >= TM_ARRAY_SIZE(front.there))
+		return -ENOSPC;
+	memset(page, raw, TM_PAGE_SIZE); /* all of it is there, and ours */
+	again = front.there[index];
+	front.there[index] = true;
+	front.taken += !again;
+	return !again;
+}
+
+static bool front_drop(void *opaque, int pool, const struct tm_oid *oid, uint32_t index)
+{
+	(void)opaque, (void)oid;
+	if (pool != 0 || index >= TM_ARRAY_SIZE(front.there) || !front.there[index])
+		return false;
+	front.there[index] = false;
+	front.taken--;
+	return true;
+}
+
+static const struct tm_elsewhere_ops elsewhere_ops = {.take = front_take, .drop = front_drop};
+static const struct tm_move_ops front_ops = {
+	.accept = front_accept,
+	.begin = front_begin,
+	.restored = front_restored,
+	.end = front_end,
+	.abandon = front_abandon,
+	.elsewhere = &elsewhere_ops,
+};
+
+static void restore(bool elsewhere)
+{
+	const struct tm_move_params who = {
+		.name = "fuzz", .type = "fuzz", .ops = elsewhere ? &front_ops : NULL};
 	struct tm_store_params params = {.limit = LIMIT, .segment_bytes = SEGMENT};
 	struct tm_pool_params swap = {.flags = tm_pool_flags(TM_POOL_PERSIST, 0), .name = "s"};
 	struct tm_pool_params cache = {
@@ -114,10 +193,18 @@ static void restore(void)
 		return;
 	if (tm_store_create(&params, &s) < 0)
 		abort();
+	memset(&front, 0, sizeof(front));
+	swap.attrs = elsewhere ? TM_POOL_REFUSE_RAW : 0;
 	tm_store_new_pool(s, &swap);
 	tm_store_new_pool(s, &cache);
 	rc = tm_store_restore(s, &who, read_stream, NULL, &result);
 	if (tm_store_check(s) != 0 || (rc < 0 && !*result.why))
+		abort();
+	if (front.accepted != (front.abandoned || front.whole) || front.begun != front.ended ||
+		(elsewhere && front.whole != (rc == 0)) ||
+		(front.whole && rc == 0 &&
+			front.restored !=
+				atomic_load(&params.ledger->pools[0].stat[TM_STAT_PAGES])))
 		abort();
 	for (int i = 0; i < 2; i++)
 		if (rc < 0 && atomic_load(&params.ledger->pools[i].stat[TM_STAT_PAGES]) > 0)
@@ -139,7 +226,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	else
 		add_frames(data + 1, size - 1);
 	if (data[0] % 3 == 2)
-		restore();
+		restore(data[0] & 0x40);
 	else
 		parse();
 	return 0;

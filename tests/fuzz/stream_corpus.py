@@ -52,7 +52,7 @@ whole = [
     head(1) + pool(0, PERSIST | 2 << 4, 0) + pages(0, record(0, RAW, bytes(16384), (9, 9, 9))) + end(1),
 ]
 for n, stream in enumerate(whole):
-    for how in (1, 2):
+    for how in (1, 2, 0x41):
         with open(f"{sys.argv[1]}/{n}-{how}", "wb") as f:
             f.write(bytes([how]) + stream)
 with open(f"{sys.argv[1]}/start", "wb") as f:

@@ -90,27 +90,31 @@ static inline uint32_t index_of(unsigned int n)
 	return n * (n % 5 == 0 ? 1 : 641); /* some runs full, most with a page or two */
 }
 
-/* The handle is empty after a put that was refused. */
-static inline int model_try(struct test_store *t, struct model *m, unsigned int o, unsigned int i,
-	uint64_t seed, uint8_t *buffer)
+/* False: refused for want of room, and then the page is gone. */
+static inline bool model_try_put(struct test_store *t, struct model *m, unsigned int o,
+	unsigned int i, uint64_t seed, uint8_t *buffer)
 {
 	struct tm_oid oid = object(o);
 	int rc;
 
-	if (seed) {
-		test_page(seed, buffer, TM_PAGE_SIZE << m->order);
-		rc = tm_store_put(t->store, m->pool, &oid, index_of(i), buffer);
-	} else {
-		rc = tm_store_flush_page(t->store, m->pool, &oid, index_of(i));
-	}
+	test_page(seed, buffer, TM_PAGE_SIZE << m->order);
+	rc = tm_store_put(t->store, m->pool, &oid, index_of(i), buffer);
+	assert_true(rc == 0 || rc == -ENOMEM);
 	m->seed[o][i] = rc == 0 ? seed : 0;
-	return rc;
+	return rc == 0;
 }
 
 static inline void model_put(struct test_store *t, struct model *m, unsigned int o, unsigned int i,
 	uint64_t seed, uint8_t *buffer)
 {
-	assert_int_equal(model_try(t, m, o, i, seed, buffer), 0);
+	struct tm_oid oid = object(o);
+
+	if (seed) {
+		assert_true(model_try_put(t, m, o, i, seed, buffer));
+	} else {
+		assert_int_equal(tm_store_flush_page(t->store, m->pool, &oid, index_of(i)), 0);
+	}
+	m->seed[o][i] = seed;
 }
 
 static inline void model_fill(struct test_store *t, struct model *m, uint64_t *random, int n)

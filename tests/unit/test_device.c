@@ -7,7 +7,7 @@
  * requests and compare every byte with what they wrote, while the memory is frozen, shrunk to
  * nothing and given back under them.
  */
-#include "tests/unit/pages.h"
+#include "tests/unit/box.h"
 
 #include <pthread.h>
 #include <sys/mman.h>
@@ -24,88 +24,10 @@
 #define PATIENCE 20 /* seconds */
 
 struct fixture {
-	struct tmem tmem; /* first: the store, as the device sees it */
-	struct test_store t;
-	int file; /* the fallback: in memory, which is quick and gone with the process */
+	struct box box; /* the store, as the device sees it */
+	int file;       /* the fallback: in memory, which is quick and gone with the process */
 	struct tm_device *d;
-	_Atomic uint64_t refused; /* puts and writes, for want of room */
-	uint8_t *ref;             /* [PAGES] pages: what the device must hold */
-};
-
-/* --- a tmem over a store whose ledger is ours ------------------------------------------------- */
-
-static struct tm_store *store_of(struct tmem *t)
-{
-	return ((struct fixture *)t)->t.store;
-}
-
-static int box_new_pool(struct tmem *t, const struct tm_pool_params *params)
-{
-	return tm_store_new_pool(store_of(t), params);
-}
-
-static int note_refusal(struct tmem *t, int rc)
-{
-	if (rc == -ENOMEM)
-		atomic_fetch_add(&((struct fixture *)t)->refused, 1);
-	return rc;
-}
-
-static int box_put(
-	struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index, const void *page)
-{
-	return note_refusal(t, tm_store_put(store_of(t), pool, oid, index, page));
-}
-
-static int box_get(
-	struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index, void *ret_page)
-{
-	return tm_store_get(store_of(t), pool, oid, index, ret_page);
-}
-
-static int box_flush_page(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index)
-{
-	return tm_store_flush_page(store_of(t), pool, oid, index);
-}
-
-static int box_read(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index,
-	uint32_t offset, uint32_t length, void *ret_buf)
-{
-	return tm_store_read(store_of(t), pool, oid, index, offset, length, ret_buf);
-}
-
-static int box_write(struct tmem *t, int pool, const struct tm_oid *oid, uint32_t index,
-	uint32_t offset, uint32_t length, const void *buf)
-{
-	return note_refusal(t, tm_store_write(store_of(t), pool, oid, index, offset, length, buf));
-}
-
-static void box_count(struct tmem *t, int pool, enum tm_stat stat, int64_t delta)
-{
-	tm_store_count(store_of(t), pool, stat, delta);
-}
-
-static void box_usage(struct tmem *t, struct tm_usage *ret_usage)
-{
-	tm_store_usage(store_of(t), ret_usage);
-}
-
-static void box_close(struct tmem *t)
-{
-	test_store_close(&((struct fixture *)t)->t);
-}
-
-static const struct tmem_ops box_ops = {
-	.name = "box",
-	.new_pool = box_new_pool,
-	.put = box_put,
-	.get = box_get,
-	.flush_page = box_flush_page,
-	.read = box_read,
-	.write = box_write,
-	.count = box_count,
-	.usage = box_usage,
-	.close = box_close,
+	uint8_t *ref; /* [PAGES] pages: what the device must hold */
 };
 
 /* --- the device ------------------------------------------------------------------------------- */
@@ -119,23 +41,22 @@ static struct fixture *open_device(uint64_t rate)
 	int fd;
 
 	assert_non_null(f);
-	f->tmem.ops = &box_ops;
 	f->ref = calloc(PAGES, TM_DEVICE_PAGE);
 	assert_non_null(f->ref);
-	test_store_open(&f->t, LIMIT, 0);
+	box_open(&f->box, LIMIT);
 	f->file = memfd_create("fallback", MFD_CLOEXEC);
 	assert_true(f->file >= 0);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", f->file);
 	assert_int_equal(tm_fallback_open(path, PAGES, true, &fallback, reason), 0);
 	assert_int_equal(tm_device_create(BYTES, fallback, &f->d), 0);
 	assert_int_equal(tm_device_begin(f->d, &fd), 0);
-	assert_int_equal(tm_device_attach(f->d, &f->tmem, "test", rate), 0);
+	assert_int_equal(tm_device_attach(f->d, &f->box.tmem, "test", rate), 0);
 	return f;
 }
 
 static uint64_t stat_of(const struct fixture *f, enum tm_stat stat)
 {
-	return f->t.ledger->pools[f->d->pool].stat[stat];
+	return f->box.t.ledger->pools[f->d->pool].stat[stat];
 }
 
 static unsigned int count_pages(
@@ -158,10 +79,10 @@ static void check_device(struct fixture *f)
 {
 	static uint8_t got[TM_DEVICE_PAGE];
 
-	atomic_store(&f->t.ledger->granted_bytes, UINT64_MAX);
+	atomic_store(&f->box.t.ledger->granted_bytes, UINT64_MAX);
 	tm_writeback_stop(f->d->writeback);
 	f->d->writeback = NULL;
-	assert_int_equal(tm_store_check(f->t.store), 0);
+	assert_int_equal(tm_store_check(f->box.t.store), 0);
 	assert_int_equal(stat_of(f, TM_STAT_PAGES), count_pages(f, 0, PAGES, TM_IN_TMEM));
 	assert_int_equal(stat_of(f, TM_STAT_PAGES), f->d->in_tmem);
 	assert_int_equal(
@@ -215,7 +136,7 @@ static bool is_calm(struct fixture *f)
 {
 	struct tm_usage u;
 
-	tm_store_usage(f->t.store, &u);
+	tm_store_usage(f->box.t.store, &u);
 	return u.live_bytes <= u.limit_bytes / 16 * 15;
 }
 
@@ -227,11 +148,11 @@ static void hot_pages_end_in_memory_and_cold_ones_on_the_fallback(void **state)
 
 	(void)state;
 	/* The worst that can have come about: what will be hot on disk, memory full of the rest. */
-	atomic_store(&f->t.ledger->frozen, 1);
+	atomic_store(&f->box.t.ledger->frozen, 1);
 	for (uint64_t n = at; n < PAGES; n++)
 		write_page(f, n, n, 3);
 	assert_int_equal(count_pages(f, at, hot, TM_ON_FALLBACK), hot);
-	atomic_store(&f->t.ledger->frozen, 0);
+	atomic_store(&f->box.t.ledger->frozen, 0);
 	for (uint64_t n = 0; n < at; n++)
 		write_page(f, n, n, 3);
 	do {
@@ -262,13 +183,13 @@ static void a_memory_that_fills_up_has_room_again(void **state)
 		write_page(f, n, n, 3);
 	eventually(is_calm(f));
 	/* Nothing that memory could take went to the disk for want of a moment's patience. */
-	refused = f->refused;
+	refused = f->box.refused;
 	for (uint64_t n = 0; n < PAGES; n++) {
 		write_page(f, n, n + 7, 3);
 		if (n % 16 == 0)
 			eventually(is_calm(f));
 	}
-	assert_int_equal(f->refused, refused);
+	assert_int_equal(f->box.refused, refused);
 	close_device(f);
 }
 
@@ -294,12 +215,12 @@ static void a_read_brings_its_run_back_when_there_is_room(void **state)
 	struct fixture *f = open_device(FULL);
 
 	(void)state;
-	atomic_store(&f->t.ledger->frozen, 1);
+	atomic_store(&f->box.t.ledger->frozen, 1);
 	for (uint64_t n = 0; n < 96; n++)
 		write_page(f, n, n, 3);
 	assert_int_equal(count_pages(f, 0, 96, TM_ON_FALLBACK), 96);
 	read_pages(f, 0, 96); /* frozen: at disk speed, and nothing moves */
-	atomic_store(&f->t.ledger->frozen, 0);
+	atomic_store(&f->box.t.ledger->frozen, 0);
 	read_pages(f, 40, 1);
 	eventually(count_pages(f, 32, 32, TM_IN_TMEM) == 32);
 	assert_int_equal(count_pages(f, 0, 32, TM_ON_FALLBACK), 32);
@@ -338,12 +259,12 @@ static void shrunk_to_nothing_everything_goes_and_comes_again(void **state)
 	(void)state;
 	for (uint64_t n = 0; n < 300; n++)
 		write_page(f, n, n, 3);
-	atomic_store(&f->t.ledger->granted_bytes, 0);
+	atomic_store(&f->box.t.ledger->granted_bytes, 0);
 	eventually(f->d->in_tmem == 0);
 	read_pages(f, 0, 300);
 	write_page(f, 7, 1000, 3);
 	assert_int_equal(tm_place_of(f->d, 7), TM_ON_FALLBACK);
-	atomic_store(&f->t.ledger->granted_bytes, UINT64_MAX);
+	atomic_store(&f->box.t.ledger->granted_bytes, UINT64_MAX);
 	for (uint64_t n = 0; n < 300; n += 32)
 		read_pages(f, n, 1);
 	eventually(f->d->in_tmem == 300);
@@ -360,11 +281,11 @@ static void frozen_it_makes_room_and_no_more(void **state)
 	for (uint64_t n = 0; n < PAGES; n++)
 		write_page(f, n, n, 3);
 	eventually(is_calm(f));
-	atomic_store(&f->t.ledger->frozen, 1);
+	atomic_store(&f->box.t.ledger->frozen, 1);
 	read_pages(f, 0, PAGES);
 	write_page(f, 0, 1, 3); /* replaces a page of a frozen memory: goes to the fallback */
 	assert_int_equal(tm_place_of(f->d, 0), TM_ON_FALLBACK);
-	tm_store_usage(f->t.store, &u);
+	tm_store_usage(f->box.t.store, &u);
 	assert_in_range(u.live_bytes, u.limit_bytes / 2, u.limit_bytes);
 	close_device(f);
 }
@@ -443,11 +364,11 @@ static void act_extent(struct actor *a, uint64_t offset)
 static void act_host(struct actor *a)
 {
 	static const uint64_t grants[] = {UINT64_MAX, LIMIT, LIMIT / 2, 0};
-	struct tm_ledger *l = a->f->t.ledger;
+	struct tm_ledger *l = a->f->box.t.ledger;
 
 	atomic_store(&l->granted_bytes, grants[draw(a, TM_ARRAY_SIZE(grants))]);
 	atomic_store(&l->frozen, draw(a, 4) == 0);
-	tm_store_shrink(a->f->t.store);
+	tm_store_shrink(a->f->box.t.store);
 }
 
 static void act(struct actor *a)
@@ -501,7 +422,7 @@ static void every_byte_is_right_whatever_moves(void **state)
 	}
 	for (unsigned int i = 0; i < THREADS; i++)
 		pthread_join(threads[i], NULL);
-	atomic_store(&f->t.ledger->frozen, 0);
+	atomic_store(&f->box.t.ledger->frozen, 0);
 	assert_true(stat_of(f, TM_STAT_WRITTEN_BACK) > 100);
 	assert_true(stat_of(f, TM_STAT_BROUGHT_BACK) > 100);
 	close_device(f);

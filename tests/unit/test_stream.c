@@ -123,11 +123,13 @@ static void *work(void *opaque)
 	while (!atomic_load(w->stop)) {
 		unsigned int i = (unsigned int)(test_random(&random) % INDEXES);
 		bool flush = test_random(&random) % 4 == 0;
-		int rc = model_try(
-			w->t, w->m, w->object, i, flush ? 0 : test_random(&random) | 16, w->buffer);
 
-		/* What is being saved is pinned, and may leave no room. */
-		assert_true(rc == 0 || rc == -ENOMEM);
+		/* Where several make room at a time a put may be refused. */
+		if (flush)
+			model_put(w->t, w->m, w->object, i, 0, w->buffer);
+		else
+			model_try_put(
+				w->t, w->m, w->object, i, test_random(&random) | 16, w->buffer);
 	}
 	return NULL;
 }
@@ -161,6 +163,7 @@ static void a_held_save_is_what_was_answered(void **state)
 		test_pool(&b, TM_POOL_PERSIST, 0, 0);
 		assert_int_equal(tape_restore(&b, &tape, &result), 0);
 		assert_int_equal(pages_of(&b, 0), pages_of(&a, 0));
+		/* model_put notes a change after its answer: those under way may be either. */
 		for (unsigned int o = 0; o < OBJECTS; o++) {
 			struct tm_oid oid = object(o);
 
@@ -177,7 +180,7 @@ static void a_held_save_is_what_was_answered(void **state)
 		}
 		assert_int_equal(tm_store_check(b.store), 0);
 		test_store_close(&b);
-		tm_store_resume(a.store);
+		tm_store_resume(a.store, &who);
 	}
 	atomic_store(&stop, true);
 	for (unsigned int i = 0; i < OBJECTS; i++)

@@ -124,7 +124,7 @@ static int call_server(struct tm_door *door, const struct tm_uuid *uuid, bool st
 		return 0;
 	if (door->server_count == SHARERS_MAX)
 		return -EAGAIN;
-	rc = tm_pool_call(door->dir_fd, door->name, uuid, start ? door->host->launch_fd : -1, &fd);
+	rc = tm_pool_call(door->dir_fd, door->name, uuid, start ? door->host->launch : NULL, &fd);
 	if (rc < 0)
 		return rc;
 	rc = add_sharer(door, uuid, 0, -1);
@@ -185,6 +185,13 @@ static void guest_refuse(struct guest *g, const struct tm_error *error)
 	guest_answer(g, tm_proto_error(error, NULL));
 }
 
+static const char *why_not(const struct tm_door *door, int rc)
+{
+	if (rc == -EPIPE || !door->host->launch)
+		return "tmemd has no launcher any more, and has to be started again";
+	return strerror(-rc);
+}
+
 /* Let a guest that may into a pool. 0; -EINVAL with *error set. */
 static int let_in(
 	struct tm_door *door, struct guest *g, const struct tm_uuid *uuid, struct tm_error *error)
@@ -199,9 +206,9 @@ static int let_in(
 	if (rc < 0) {
 		close(ends[0]);
 		close(ends[1]);
-		tm_log("no server for a shared pool: %s", strerror(-rc));
+		tm_log("no server for a shared pool: %s", why_not(door, rc));
 		return tm_error_set(
-			error, TM_ERROR_BUSY, "the pool has no server: %s", strerror(-rc));
+			error, TM_ERROR_BUSY, "the pool has no server: %s", why_not(door, rc));
 	}
 	g->fd = ends[0];
 	return 0;

@@ -22,6 +22,7 @@
 LIST_HEAD(tm_wait_list, tm_wait);
 LIST_HEAD(tm_watcher_list, tm_watcher);
 struct tm_door;
+struct tm_launch;
 
 /* What was refused, delayed or dropped, since the start. */
 struct tm_host_counters {
@@ -37,8 +38,8 @@ struct tm_host {
 	struct tm_wait_list waits; /* commands that wait for clients */
 	struct tm_watcher_list watchers;
 	struct tm_host_counters counters;
-	int launch_fd;        /* tm_launch_start()'s, or -1 */
-	struct tm_door *door; /* to shared pools; NULL: it could not be opened */
+	struct tm_launch *launch; /* NULL: it could not be started */
+	struct tm_door *door;     /* to shared pools; NULL: it could not be opened */
 	struct tm_machine *machine;
 	struct tm_machine_memory memory; /* of the last lease, as are: */
 	uint64_t limit, reserve;         /* what the configuration means with so much memory */

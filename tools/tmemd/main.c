@@ -2,7 +2,7 @@
 /*
  * main.c - tmemd, the host of transcendent memory
  *
- *      config -> daemon -> launcher -> listen, door -> confine
+ *      config -> daemon -> launchers -> listen, door -> confine
  *             -> server (epoll) -> session -> commands
  *
  * See host.h for how the parts hang together.
@@ -15,6 +15,7 @@
 #include "tools/tmemd/config.h"
 #include "tools/tmemd/daemon.h"
 #include "tools/tmemd/door.h"
+#include "tools/tmemd/filter.h"
 #include "tools/tmemd/host.h"
 #include "tools/tmemd/launch.h"
 #include "tools/tmemd/lease.h"
@@ -34,14 +35,14 @@ static void block_signals(void)
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
-	signal(SIGCHLD, SIG_IGN); /* the launcher */
+	signal(SIGCHLD, SIG_IGN); /* the launchers */
 }
 
 /* Before there is anything that it should not have. Without it no shared pool can be begun, and
  * that is all. */
 static void start_launcher(struct tm_host *host, bool foreground)
 {
-	int rc = tm_launch_start(foreground, &host->launch_fd);
+	int rc = tm_launch_start(foreground, &host->launch);
 
 	if (rc < 0)
 		tm_log("cannot fork: %s: shared pools cannot be begun", strerror(-rc));
@@ -55,6 +56,16 @@ static void open_door(struct tm_host *host)
 	if (rc < 0)
 		tm_log("%s%s: %s: shared pools cannot be joined", host->config.socket,
 			TM_PROTO_DOOR, strerror(-rc));
+}
+
+/* What it does without a filter, it does with one. */
+static int filter(void)
+{
+	int rc = tm_filter_install();
+
+	if (rc == -ENOSYS)
+		tm_log("no filter of system calls: this kernel or this build has none");
+	return rc == -ENOSYS ? 0 : rc;
 }
 
 /* All that may fail, and all that needs a privilege. 0; -errno after a line in the log. */
@@ -73,6 +84,8 @@ static int prepare(struct tm_host *host, struct tm_listen **ret_listen)
 		open_door(host);
 	if (rc == 0)
 		rc = tm_daemon_confine();
+	if (rc == 0)
+		rc = filter();
 	if (rc < 0)
 		tm_log("%s", strerror(-rc));
 	return rc;
@@ -94,7 +107,7 @@ static int serve(struct tm_host *host, struct tm_listen *listen)
 
 int main(int argc, char **argv)
 {
-	struct tm_host host = {.launch_fd = -1};
+	struct tm_host host = {.launch = NULL};
 	struct tm_listen *listen = NULL;
 	int status = 0, ready_fd = -1, rc = 0;
 
@@ -124,8 +137,7 @@ int main(int argc, char **argv)
 		status = 1;
 	}
 	tm_door_close(host.door);
-	if (host.launch_fd >= 0)
-		close(host.launch_fd);
+	tm_launch_close(host.launch);
 	tm_machine_close(host.machine);
 	tm_registry_free(host.registry);
 	tm_listen_close(listen);

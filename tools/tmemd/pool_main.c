@@ -9,6 +9,7 @@
  * made, since it could not open tmemd's own, and a tmemd that comes later finds it there. Nothing
  * that comes from a sharer is looked at before the privileges are gone.
  */
+#include "tools/tmemd/filter.h"
 #include "tools/tmemd/pool_main.h"
 
 #include <errno.h>
@@ -97,7 +98,9 @@ static int drop_privileges(void)
 	/* Neither a debugger nor a core dump of the same user's. */
 	if (rc == 0 && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
 		rc = -errno;
-	return rc;
+	if (rc == 0)
+		rc = tm_filter_install();
+	return rc == -ENOSYS ? 0 : rc; /* tmemd has said that there is none */
 }
 
 static int serve(struct server *s, const struct tm_uuid *uuid)

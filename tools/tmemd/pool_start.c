@@ -84,8 +84,8 @@ static int dial(int dir_fd, const char *name, int *ret_fd)
 	return 0;
 }
 
-int tm_pool_call(
-	int dir_fd, const char *prefix, const struct tm_uuid *uuid, int launch_fd, int *ret_fd)
+int tm_pool_call(int dir_fd, const char *prefix, const struct tm_uuid *uuid,
+	struct tm_launch *launch, int *ret_fd)
 {
 	TM_AUTO_FREE char *name = NULL;
 	TM_AUTO_CLOSE int listen_fd = -1;
@@ -99,11 +99,11 @@ int tm_pool_call(
 		rc = dial(dir_fd, name, ret_fd);
 	if (rc == -ECONNREFUSED)
 		rc = unlinkat(dir_fd, name, 0) < 0 ? -errno : -ENOENT;
-	if (rc != -ENOENT || launch_fd < 0)
+	if (rc != -ENOENT || !launch)
 		return rc;
 	rc = tm_pool_listen(dir_fd, name, 1, 0600, &listen_fd);
 	if (rc == 0)
-		rc = tm_launch_pool(launch_fd, uuid, listen_fd);
+		rc = tm_launch_pool(launch, uuid, listen_fd);
 	if (rc == 0)
 		rc = dial(dir_fd, name, ret_fd);
 	return rc;

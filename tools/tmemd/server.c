@@ -4,7 +4,7 @@
  *
  *      epoll: listening socket | signals | sessions      -> handle, run, reap
  *             pressure                                    -> leases
- *      every 50 or 10 ms while there are clients          -> leases, waits
+ *      every 100, 50 or 10 ms while there are clients     -> leases, waits
  *      every second while there is any session            -> peers that do not read
  *
  * Invariants
@@ -27,6 +27,7 @@
 
 #include "core/util.h"
 #include "tools/tmemd/door.h"
+#include "tools/tmemd/launch.h"
 #include "tools/tmemd/lease.h"
 #include "tools/tmemd/log.h"
 #include "tools/tmemd/peer.h"
@@ -52,7 +53,7 @@ struct server {
 };
 
 /* data.ptr of what is no session */
-static char tag_listen, tag_signal, tag_pressure, tag_door;
+static char tag_listen, tag_signal, tag_pressure, tag_door, tag_launch;
 
 static int watch(struct server *s, int op, int fd, uint32_t events, void *tag)
 {
@@ -124,13 +125,14 @@ static void admit(struct server *s, int fd)
 /* Let sharers in. The pools' servers are our own children: they act for this tmemd's user. */
 static void run_door(struct server *s)
 {
-	const struct ucred ourselves = {.uid = geteuid(), .gid = getegid()};
 	int fd;
 
 	if (!s->host->door)
 		return;
 	tm_door_run(s->host->door, tm_now_ns());
 	while ((fd = tm_door_next_server(s->host->door)) >= 0) {
+		const struct ucred ourselves = {.uid = geteuid(), .gid = getegid()};
+
 		if (s->count < SESSIONS_MAX)
 			take_session(s, fd, &ourselves, TM_ROLE_MANAGE);
 		else
@@ -271,6 +273,8 @@ static int server_open(struct server *s)
 		rc = watch(s, EPOLL_CTL_ADD, s->signal_fd, EPOLLIN, &tag_signal);
 	if (rc == 0 && s->host->door)
 		rc = watch(s, EPOLL_CTL_ADD, tm_door_fd(s->host->door), EPOLLIN, &tag_door);
+	if (rc == 0 && s->host->launch)
+		rc = watch(s, EPOLL_CTL_ADD, tm_launch_fd(s->host->launch), EPOLLIN, &tag_launch);
 	/* Without it there is still the tick. */
 	if (tm_machine_pressure_fd(s->host->machine) >= 0)
 		(void)watch(s, EPOLL_CTL_ADD, tm_machine_pressure_fd(s->host->machine), EPOLLPRI,
@@ -295,6 +299,9 @@ static int server_loop(struct server *s)
 				on_pressure(s, events[i].events);
 			else if (events[i].data.ptr == &tag_door)
 				tm_door_handle(s->host->door);
+			else if (events[i].data.ptr == &tag_launch)
+				s->host->counters.launchers_replaced +=
+					tm_launch_mend(s->host->launch);
 			else
 				tm_session_handle(events[i].data.ptr, events[i].events);
 		}
