@@ -88,7 +88,9 @@ static struct tm_oid object_of(const struct tm_cache *cache, const struct tm_ino
 {
 	size_t len;
 	const void *identity = tm_inode_identity(inode, &len);
-	uint64_t dev = cache->shared ? tm_scope_dev(&cache->scope, inode->dev) : inode->dev;
+	bool certain = len > 0 && tm_validator_clocked(validator);
+	uint64_t dev = cache->shared ? tm_scope_shared(&cache->scope, inode->dev)
+				     : tm_scope_own(&cache->scope, inode->dev, certain);
 
 	return tm_version_oid(dev, inode->ino, identity, len, validator);
 }

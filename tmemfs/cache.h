@@ -25,7 +25,7 @@ struct tm_cache;
 struct tm_cache_params {
 	bool shared;           /* in a pool of the host that others use, too: */
 	struct tm_uuid share;  /* this one; of `open` only socket and start_host matter */
-	struct tm_scope scope; /* tells our backing from those of others */
+	struct tm_scope scope; /* tells our backing from others */
 
 	struct tm_open_params open; /* opaque and on_destroyed are set by the cache */
 	unsigned int order;         /* pages of 4 KiB << order */

@@ -20,8 +20,8 @@ struct tm_cache {
 	unsigned int page_shift;
 	size_t page_size;
 	uint64_t file_max;
-	bool shared; /* the pool has other users; then `scope` is part of every object's name */
-	struct tm_scope scope;
+	bool shared;           /* the pool has other users */
+	struct tm_scope scope; /* part of every object's name */
 	struct tm_putq *queue; /* NULL once quiesced, as is `ahead` */
 	struct tm_readahead *ahead;
 	pthread_key_t buffer_key; /* each thread's struct tm_buffer, see cache_read.c */

@@ -206,15 +206,18 @@ static int open_cache(struct run *run)
 	int rc = 0;
 
 	client_name(run, name);
-	if (params.shared) {
-		(void)tm_uuid_parse(run->options.share, &params.share);
-		rc = tm_scope_of(run->root_fd, &params.scope);
-		if (rc < 0) {
-			complain("cannot share what is read from", run->backing,
-				"nothing tells its file system from others");
-			return rc;
-		}
+	rc = tm_scope_of(run->root_fd, &params.scope);
+	if (rc < 0) {
+		complain("", run->backing, strerror(-rc));
+		return rc;
 	}
+	if (params.shared && !params.scope.shareable) {
+		complain("cannot share what is read from", run->backing,
+			"nothing tells its file system from others");
+		return -EOPNOTSUPP;
+	}
+	if (params.shared)
+		(void)tm_uuid_parse(run->options.share, &params.share);
 	/* Signals are for the main thread: the core's threads inherit this. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
