@@ -39,6 +39,9 @@ pthread_rwlock_t *tm_cache_stripe(struct tm_cache *cache, const struct tm_inode 
 /* Called by the queue's threads: put one page, if it is still what the file holds. */
 void tm_cache_put(void *opaque, const struct tm_put *put);
 
+/* The same: 0; -EAGAIN the file holds something else by now; another errno: it was refused. */
+int tm_cache_put_now(struct tm_cache *cache, const struct tm_put *put);
+
 /* Called by read-ahead's threads: read what tmem lacks of a piece, and put it. False if there was
  * nothing to do, or that did not work. */
 bool tm_cache_ahead(

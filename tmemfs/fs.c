@@ -39,6 +39,7 @@ const struct fuse_lowlevel_ops tm_fs_ops = {
 	.fallocate = tm_op_fallocate,
 	.lseek = tm_op_lseek,
 	.copy_file_range = tm_op_copy_file_range,
+	.ioctl = tm_op_ioctl,
 	.opendir = tm_op_opendir,
 	.readdir = tm_op_readdir,
 	.readdirplus = tm_op_readdirplus,

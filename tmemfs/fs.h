@@ -7,7 +7,8 @@
  *             fs_file.c  opening and closing           cache.h   bytes
  *             fs_data.c  the bytes of open files       notify.h  what the kernel has cached
  *             fs_dir.c   directories                   known.h   what need not be asked again
- *             fs_xattr.c
+ *             fs_xattr.c                               pin.h     files that are kept warm
+ *             fs_ioctl.c what tmemctl asks, file flags
  *
  * Conventions: an operation computes 0 or -errno and replies exactly once, at its end. The kernel
  * keeps the inodes that it names in a request alive until the reply. Permissions were checked by
@@ -41,6 +42,7 @@ struct tm_volume {
  * atomics. */
 struct tm_mount {
 	struct tm_inodes *inodes;
+	struct tm_pins *pins;
 	struct tm_cache *cache;
 	struct tm_meta *meta;
 	struct tm_notifier *notifier;    /* for opens */
@@ -214,6 +216,11 @@ void tm_op_readdirplus(
 	fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
 void tm_op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void tm_op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
+
+/* fs_ioctl.c */
+void tm_op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned int cmd, void *arg,
+	struct fuse_file_info *fi, unsigned int flags, const void *in_buf, size_t in_bufsz,
+	size_t out_bufsz);
 
 /* fs_xattr.c */
 void tm_op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,

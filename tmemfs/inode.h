@@ -19,6 +19,7 @@
 #include "tmemfs/version.h"
 
 struct tm_inodes;
+struct tm_pin;
 
 struct tm_inode {
 	/* Constant. */
@@ -56,6 +57,7 @@ struct tm_inode {
 	bool unlinked;        /* through the mount: its last name is gone */
 	bool kept;            /* the kernel has forgotten it, we have not */
 
+	struct tm_pin *pin;        /* NULL: not pinned; pin.c's lock */
 	struct tm_version version; /* cache.c's stripe lock */
 	struct tm_known known;     /* known.c */
 };

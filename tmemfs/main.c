@@ -19,6 +19,7 @@
 #include "tmemfs/creds.h"
 #include "tmemfs/fs.h"
 #include "tmemfs/options.h"
+#include "tmemfs/pin.h"
 #include "tmemfs/recover.h"
 #include "tmemfs/watch.h"
 
@@ -240,6 +241,14 @@ static void on_inode_free(void *opaque, struct tm_inode *inode)
 	tm_meta_drop(run->mount.meta, inode);
 }
 
+/* Most bytes of pinned files: they take less than that in memory, but compression is no promise. */
+static uint64_t pins_limit(const struct run *run)
+{
+	uint64_t limit = run->options.limit ? run->options.limit : tm_limit_default();
+
+	return run->options.pins < UINT64_MAX ? run->options.pins : limit / 2;
+}
+
 static int open_inodes(struct run *run)
 {
 	uint64_t limit = run->options.limit ? run->options.limit : tm_limit_default();
@@ -366,6 +375,8 @@ static int serve(struct run *run)
 	rc = tm_notifier_start(session, &run->mount.notifier);
 	if (rc == 0)
 		rc = tm_notifier_start(session, &run->mount.invalidator);
+	if (rc == 0)
+		rc = tm_pins_start(&run->mount, pins_limit(run), &run->mount.pins);
 	if (rc == 0 && run->options.watch)
 		start_watch(run);
 	if (rc == 0)
@@ -379,6 +390,7 @@ static int serve(struct run *run)
 	fuse_session_unmount(session);
 	tm_notifier_stop(run->mount.notifier);
 	tm_notifier_stop(run->mount.invalidator);
+	tm_pins_stop(run->mount.pins);
 	tm_cache_quiesce(run->mount.cache);
 fail_mount:
 	fuse_remove_signal_handlers(session);

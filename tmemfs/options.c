@@ -76,6 +76,8 @@ static const struct row rows[] = {
 		"do not cache files, nor what is in directories, of such a name; may be repeated"},
 	{"maxfile", KIND_SIZE, FIELD(file_max), 0, INT64_MAX, "SIZE",
 		"do not cache files that are longer"},
+	{"pins", KIND_SIZE, FIELD(pins), 0, INT64_MAX, "SIZE",
+		"most bytes of files that may be pinned (default: half of limit)"},
 	{"stale-ok", KIND_ON, FIELD(stale_ok), 0, 0, "",
 		"while BACKING fails, show what is cached, however old"},
 	{"watch", KIND_ON, FIELD(watch), 0, 0, "", "see at once what others change in BACKING"},
@@ -378,6 +380,7 @@ enum tm_parsed tm_fs_options_parse(int argc, char **argv, struct tm_fs_options *
 	bool by_mount = strncmp(basename(argv[0]), "mount.", 6) == 0;
 	struct tm_fs_options options = {
 		.queue = QUEUE_BYTES,
+		.pins = UINT64_MAX,
 		.file_max = INT64_MAX,
 		.order = ORDER,
 		.threads = THREADS,

@@ -38,6 +38,7 @@ struct tm_version {
 	bool cacheable;                /* known and trusted: pages may be kept under `oid` */
 	bool written;                  /* by us since the validator was taken */
 	bool unsure; /* the kernel may hold pages that no trusted stat vouches for */
+	bool untold; /* nobody has told the kernel its size and times */
 };
 
 struct tm_validator tm_validator_of(const struct stat *st);
