@@ -140,7 +140,7 @@ void tm_fs_doubt(struct tm_mount *mount, struct tm_inode *inode);
 int tm_fs_lookup(struct tm_mount *mount, struct tm_inode *parent, const char *name, bool ask,
 	struct fuse_entry_param *ret_entry);
 
-/* The same for a file that was just opened with `fd`. */
+/* The same for a file that was just opened with `fd`; NULL: it has no name. */
 int tm_fs_adopt(struct tm_mount *mount, struct tm_inode *parent, const char *name, int fd,
 	struct fuse_entry_param *ret_entry);
 
@@ -192,6 +192,7 @@ void tm_op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_
 /* fs_file.c */
 void tm_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 	struct fuse_file_info *fi);
+void tm_op_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, struct fuse_file_info *fi);
 void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void tm_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void tm_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);

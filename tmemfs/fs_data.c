@@ -14,7 +14,7 @@
 /* Longest copy inside the backing that one request makes: the caller asks again for the rest. */
 #define COPY_MAX (64u << 20)
 
-static void change_begin(struct tm_mount *mount, struct tm_inode *inode, off_t off, size_t len)
+static void change_begin(struct tm_mount *mount, struct tm_inode *inode, off_t off, uint64_t len)
 {
 	tm_meta_change_begin(mount->meta, inode);
 	tm_cache_change_begin(mount->cache, inode, (uint64_t)off, len);
@@ -155,12 +155,15 @@ void tm_op_fallocate(
 	struct tm_mount *mount = tm_mount_of(req);
 	struct tm_file *file = tm_file_of(fi);
 	int rc;
+	/* Linux 6.18 refuses these itself. All that follows moves, and the size. */
+	bool moves = mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE);
 
-	(void)ino;
-	change_begin(mount, file->inode, off, (size_t)len);
+	change_begin(mount, file->inode, moves ? 0 : off, moves ? TM_WHOLE_FILE : (uint64_t)len);
 	rc = fallocate(tm_file_fd(file), mode, off, len) == 0 ? 0 : -errno;
 	change_end_at_size(mount, file);
 	tm_cache_count(mount->cache, TM_STAT_BACKING_WRITES, 1);
+	if (moves && rc == 0)
+		tm_notify_pages(mount->invalidator, ino);
 	tm_reply_rc(req, rc);
 }
 

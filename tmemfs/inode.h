@@ -101,6 +101,11 @@ bool tm_inode_recall(struct tm_inode *parent, const char *name, uint64_t ttl_ns,
 int tm_inode_adopt(struct tm_inode *parent, const char *name, int fd, struct stat *ret_st,
 	struct tm_inode **ret_inode);
 
+/* The same for a file that has no name (O_TMPFILE): it stays reachable, as one whose last name is
+ * gone. Also -EMFILE, too many such files. */
+int tm_inode_adopt_nameless(
+	struct tm_inodes *table, int fd, struct stat *ret_st, struct tm_inode **ret_inode);
+
 /* The kernel forgot `nlookup` of its look-ups. */
 void tm_inode_forget(struct tm_inode *inode, uint64_t nlookup);
 

@@ -340,7 +340,7 @@ static int loop(struct run *run, struct fuse_session *session)
 		return -ENOMEM;
 	fuse_loop_cfg_set_max_threads(config, run->options.threads);
 	fuse_loop_cfg_set_idle_threads(config, TM_MIN(run->options.threads, IDLE_THREADS));
-	fuse_loop_cfg_set_clone_fd(config, 0);
+	fuse_loop_cfg_set_clone_fd(config, run->options.clone_fd);
 	rc = fuse_session_loop_mt(session, config);
 	fuse_loop_cfg_destroy(config);
 	return rc < 0 ? rc : 0; /* > 0: the signal that ended it, as it should */

@@ -42,14 +42,23 @@ struct tm_notifier {
 	bool stopping, gone;
 };
 
+static int expire_entry(
+	struct fuse_session *session, fuse_ino_t parent, const char *name, size_t len)
+{
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 16)
+	return fuse_lowlevel_notify_expire_entry(session, parent, name, len);
+#else
+	return fuse_lowlevel_notify_expire_entry(session, parent, name, len, FUSE_LL_EXPIRE_ONLY);
+#endif
+}
+
 /* To be looked up again; older kernels can only drop it, which also hides directories from those
  * who stand in them. */
 static void tell_name(struct fuse_session *session, fuse_ino_t parent, const char *name)
 {
 	size_t len = strlen(name);
 
-	if (fuse_lowlevel_notify_expire_entry(session, parent, name, len, FUSE_LL_EXPIRE_ONLY) ==
-		-ENOSYS)
+	if (expire_entry(session, parent, name, len) == -ENOSYS)
 		fuse_lowlevel_notify_inval_entry(session, parent, name, len);
 }
 

@@ -85,6 +85,8 @@ static const struct row rows[] = {
 		"most files to remember that the kernel has forgotten"},
 	{"threads", KIND_NUMBER, FIELD(threads), 1, THREADS_MAX, "N",
 		"most requests served at once (default 128)"},
+	{"clone_fd", KIND_ON, FIELD(clone_fd), 0, 0, "",
+		"give each thread a descriptor of /dev/fuse of its own"},
 	{"name", KIND_TEXT, FIELD(name), 0, 0, "NAME",
 		"what tmemctl and tmemstat call this mount (default: the mount point)"},
 	{"share", KIND_UUID, FIELD(share), 0, 0, "UUID",
@@ -152,6 +154,37 @@ static void help(void)
 	}
 	printf("\nOptions that mount(8) passes for itself (nofail, user, x-..., and so on) are "
 	       "ignored.\n");
+}
+
+/* What FUSE has to offer, and what of it is used; HACKING.md says why. */
+static const struct {
+	const char *name, *used;
+} features[] = {
+	{"max_threads", "yes, -o threads="},
+	{"clone_fd", "with -o clone_fd"},
+	{"readdirplus", "yes"},
+	{"async_dio", "yes"},
+	{"parallel_dirops", "yes"},
+	{"cache_symlinks", "yes"},
+	{"posix_acl", "yes, as root"},
+	{"expire_entry", "yes"},
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+	{"tmpfile", "yes"},
+#else
+	{"tmpfile", "no, libfuse 3.17 has it"},
+#endif
+	{"splice", "no"},
+	{"parallel_direct_writes", "no"},
+	{"writeback_cache", "no"},
+	{"passthrough", "no"},
+	{"io_uring", "no"},
+};
+
+static void print_version(void)
+{
+	printf("tmemfs %s, libfuse %s\n", TM_VERSION, fuse_pkgversion());
+	for (size_t i = 0; i < TM_ARRAY_SIZE(features); i++)
+		printf("  %-22s  %s\n", features[i].name, features[i].used);
 }
 
 static enum tm_parsed usage(const char *what, const char *subject)
@@ -359,7 +392,7 @@ static enum tm_parsed parse_flag(struct tm_fs_options *options, int flag, bool b
 		help();
 		return TM_PARSED_DONE;
 	case 'V':
-		printf("tmemfs %s, libfuse %s\n", TM_VERSION, fuse_pkgversion());
+		print_version();
 		return TM_PARSED_DONE;
 	case ':':
 		return usage("option needs a value:", (char[]){'-', (char)optopt, '\0'});

@@ -32,6 +32,7 @@ struct tm_fs_options {
 	unsigned int inodes; /* UINT_MAX: from `limit` */
 	bool ask_on_open;
 	bool watch;
+	bool clone_fd;
 	bool stale_ok;
 	bool foreground;
 	bool debug;
