@@ -36,6 +36,8 @@ struct tm_inode {
 	_Atomic bool lost;             /* some were not put, as the queue was full */
 	_Atomic bool again;            /* it was opened since */
 	_Atomic unsigned int unopened; /* open files without a descriptor of their own */
+	_Atomic unsigned int writing;  /* writes under way */
+	_Atomic bool raced;            /* somebody has read meanwhile */
 
 	/* Table lock. */
 	struct tm_inode *next_hash;

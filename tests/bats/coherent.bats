@@ -277,6 +277,35 @@ same_walk() { diff <(walk "$MNT") <(walk "$BACK"); }
 	getfattr -n user.size "$MNT/d/f3"
 }
 
+@test "a mapping that is read while somebody writes has the new bytes once the write is done" {
+	head -c 16384 /dev/zero | tr '\0' 0 >"$BACK/f"
+	: >"$T/fault"
+	FAULTIO=$T/fault FAULTIO_TARGET=$BACK/f LD_PRELOAD=$B/tests/faultio.so mnt -o attr_timeout=0
+	python3 - "$MNT/f" "$BACK/f" "$T/fault" <<-'PY'
+		import mmap, os, sys, threading, time
+		path, below, fault = sys.argv[1:]
+		reader, other, writer = (os.open(path, os.O_RDWR) for i in range(3))
+		seen = mmap.mmap(reader, 16384, prot=mmap.PROT_READ)
+		assert seen[0:1] == b"0"
+		def wait(what):
+		    end = time.monotonic() + 20
+		    while not what():
+		        assert time.monotonic() < end
+		        time.sleep(0.01)
+		open(fault, "w").write("pwrite=stall")
+		writing = threading.Thread(target=lambda: os.pwrite(writer, b"1" * 4096, 0))
+		writing.start()
+		wait(lambda: os.path.exists(fault + ".waiting"))
+		os.utime(below)          # the next read finds other times, and drops all pages
+		os.pread(other, 1, 12288)
+		seen[0:1]                # before the write: whatever
+		open(fault, "w").close()
+		writing.join()
+		wait(lambda: seen[0:1] == b"1")
+		assert open(below, "rb").read(1) == b"1"
+	PY
+}
+
 @test "a file that is open from memory stays readable when its last name goes" {
 	seq 100000 >"$BACK/f"
 	old "$BACK"

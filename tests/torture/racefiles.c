@@ -24,11 +24,11 @@
  * Why 3 has an exception. Linux copies what is written into its page, unlocks that, and only then
  * asks the file system to write. All pages of the file can be dropped meanwhile: by an open that
  * may not keep them, and by a read that asks for attributes and finds that mtime has moved
- * (auto_inval_data; each write through the mount makes the next read ask). Somebody who reads then
- * gets the page from the file system, which has not got the write yet, and nothing drops that page
- * when the write is done. The file system cannot tell such a read from one that came long before.
- * So 3 holds for writes during which nobody above was in an open or a read of the file: `busy`
- * counts both.
+ * (auto_inval_data; each write through the mount makes the next read ask). Who reads then gets the
+ * page from the file system, which has not written yet. tmemfs notices if the read comes while it
+ * writes, and has the page dropped once more; that takes a moment past the end of the write, and a
+ * read that was answered before the write came it cannot tell from one of long before. So 3 is for
+ * writes during which nobody above was in an open or a read of the file: `busy` counts both.
  */
 #include <errno.h>
 #include <fcntl.h>
