@@ -923,7 +923,8 @@ signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:
 		    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 		for fd, d in zip(fds, data):
 		    assert os.pread(fd, 20000, 0) == d and os.fstat(fd).st_nlink == 0
-		os.link(f"/proc/self/fd/{fds[3]}", mnt + "/named", follow_symlinks=True)
+		top = os.open(mnt, os.O_RDONLY) # makes it linkat(), which follows
+		os.link(f"/proc/self/fd/{fds[3]}", "named", dst_dir_fd=top, follow_symlinks=True)
 		assert os.fstat(fds[3]).st_nlink == 1 and os.listdir(back) == ["named"]
 		for fd in fds: os.close(fd)
 		assert open(mnt + "/named", "rb").read() == open(back + "/named", "rb").read() == data[3]
@@ -931,7 +932,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:
 		os.unlink(mnt + "/named")
 		excl = os.open(mnt, os.O_TMPFILE | os.O_RDWR | os.O_EXCL)
 		try:
-		    os.link(f"/proc/self/fd/{excl}", mnt + "/never", follow_symlinks=True)
+		    os.link(f"/proc/self/fd/{excl}", "never", dst_dir_fd=top, follow_symlinks=True)
 		    raise SystemExit("linked")
 		except FileNotFoundError:
 		    pass
