@@ -11,8 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define GONE_MAX 1000 /* pages that went between finding data and the hole behind it, in one look  \
-		       */
+/* Pages that went between finding data and the hole behind it, in one look. */
+#define GONE_MAX 1000
 
 /* --- which part of the file -------------------------------------------------- */
 
