@@ -99,6 +99,7 @@ $(B)/tests/test_remote: $(B)/obj/tools/tmemd/pool.o
 $(B)/tests/test_fallback: $(addprefix $(B)/obj/nbd-plugin/,fallback.o state.o crypt.o)
 $(B)/tests/test_known: $(addprefix $(B)/obj/tmemfs/,known.o version.o)
 $(B)/tests/test_readahead: $(B)/obj/tmemfs/readahead.o
+$(B)/tests/test_scope: $(addprefix $(B)/obj/tmemfs/,scope.o version.o)
 $(B)/tests/test_putq: $(B)/obj/tmemfs/putq.o
 $(B)/tests/test_device $(B)/tests/test_elsewhere: $(filter-out %/plugin.o %/exports.o %/resident.o %/lastresort.o,$(PLUGIN_OBJ))
 $(B)/tests/%: $(B)/obj/tests/helpers/%.o $(B)/libtmem.a

@@ -88,7 +88,9 @@ static struct tm_oid object_of(const struct tm_cache *cache, const struct tm_ino
 {
 	size_t len;
 	const void *identity = tm_inode_identity(inode, &len);
-	uint64_t dev = cache->shared ? tm_scope_dev(&cache->scope, inode->dev) : inode->dev;
+	bool certain = len > 0 && tm_validator_clocked(validator);
+	uint64_t dev = cache->shared ? tm_scope_shared(&cache->scope, inode->dev)
+				     : tm_scope_own(&cache->scope, inode->dev, certain);
 
 	return tm_version_oid(dev, inode->ino, identity, len, validator);
 }
@@ -120,6 +122,18 @@ struct tm_moment tm_cache_moment(struct tm_cache *cache, struct tm_inode *inode)
 	moment.epoch = inode->version.epoch;
 	pthread_rwlock_unlock(lock);
 	return moment;
+}
+
+/* A stat that shows `seen` finds this very version, and its pages can be used. */
+static bool current_locked(const struct tm_version *v, const struct tm_validator *seen)
+{
+	return v->cacheable && !v->written && tm_validator_equal(&v->validator, seen);
+}
+
+/* A stat that shows `seen` finds other times or another size than the kernel knows of. */
+static bool changed_locked(const struct tm_version *v, const struct tm_validator *seen)
+{
+	return v->written ? v->size != seen->size : !tm_validator_equal(&v->validator, seen);
 }
 
 /* A stat that shows `seen` at `wall_ns` says nothing new. */
@@ -174,8 +188,8 @@ bool tm_cache_current(struct tm_cache *cache, struct tm_inode *inode, const stru
 	bool current;
 
 	pthread_rwlock_rdlock(lock);
-	current = v->cacheable && !v->written && !v->unsure && v->writers == 0 &&
-		v->epoch == moment->epoch && tm_validator_equal(&v->validator, &seen);
+	current = current_locked(v, &seen) && !v->unsure && v->writers == 0 &&
+		v->epoch == moment->epoch;
 	pthread_rwlock_unlock(lock);
 	return current;
 }
@@ -193,7 +207,7 @@ enum tm_verdict tm_cache_verify(struct tm_cache *cache, struct tm_inode *inode,
 	if (inode->type != S_IFREG)
 		return TM_VERDICT_SAME;
 	pthread_rwlock_rdlock(lock);
-	same = v->cacheable && !v->written && tm_validator_equal(&v->validator, &seen);
+	same = current_locked(v, &seen);
 	if (same && !v->unsure) {
 		pthread_rwlock_unlock(lock);
 		return TM_VERDICT_SAME;
@@ -206,17 +220,41 @@ enum tm_verdict tm_cache_verify(struct tm_cache *cache, struct tm_inode *inode,
 		invalidate_locked(cache, inode);
 		verdict = TM_VERDICT_CHANGED;
 	} else {
-		if (!v->known ||
-			(v->written ? v->size != seen.size
-				    : !tm_validator_equal(&v->validator, &seen)))
+		if (!v->known || v->untold || changed_locked(v, &seen))
 			verdict = TM_VERDICT_CHANGED;
 		if (!same)
 			adopt_locked(cache, inode, &seen, moment->wall_ns);
 		v->unsure = true;
+		v->untold = false;
 	}
 	*ret_epoch = v->epoch;
 	pthread_rwlock_unlock(lock);
 	return verdict;
+}
+
+bool tm_cache_renew(struct tm_cache *cache, struct tm_inode *inode, int fd)
+{
+	struct tm_moment moment = tm_cache_moment(cache, inode);
+	struct tm_version *v = &inode->version;
+	pthread_rwlock_t *lock = tm_cache_stripe(cache, inode);
+	struct tm_validator seen;
+	struct stat st;
+	bool cacheable;
+
+	if (inode->type != S_IFREG || fstat(fd, &st) < 0)
+		return false;
+	seen = tm_validator_of(&st);
+	pthread_rwlock_wrlock(lock);
+	if (v->epoch == moment.epoch && v->writers == 0 && !current_locked(v, &seen)) {
+		bool told = v->known && !v->untold && !changed_locked(v, &seen);
+
+		adopt_locked(cache, inode, &seen, moment.wall_ns);
+		v->unsure = true;
+		v->untold = !told;
+	}
+	cacheable = v->cacheable && v->writers == 0;
+	pthread_rwlock_unlock(lock);
+	return cacheable;
 }
 
 void tm_cache_dropped(struct tm_cache *cache, struct tm_inode *inode, uint64_t epoch)
@@ -303,10 +341,14 @@ void tm_cache_invalidate(struct tm_cache *cache, struct tm_inode *inode)
 
 void tm_cache_put(void *opaque, const struct tm_put *put)
 {
-	struct tm_cache *cache = opaque;
+	(void)tm_cache_put_now(opaque, put);
+}
+
+int tm_cache_put_now(struct tm_cache *cache, const struct tm_put *put)
+{
 	struct tm_version *v = &put->inode->version;
 	pthread_rwlock_t *lock = tm_cache_stripe(cache, put->inode);
-	int rc = 0;
+	int rc = -EAGAIN;
 
 	pthread_rwlock_rdlock(lock);
 	if (v->epoch == put->epoch && v->writers == 0 && v->cacheable) {
@@ -316,6 +358,7 @@ void tm_cache_put(void *opaque, const struct tm_put *put)
 			atomic_store(&put->inode->filled, true);
 	}
 	pthread_rwlock_unlock(lock);
+	return rc;
 }
 
 /* --- open and close ------------------------------------------------------------------------ */

@@ -25,7 +25,7 @@ struct tm_cache;
 struct tm_cache_params {
 	bool shared;           /* in a pool of the host that others use, too: */
 	struct tm_uuid share;  /* this one; of `open` only socket and start_host matter */
-	struct tm_scope scope; /* tells our backing from those of others */
+	struct tm_scope scope; /* tells our backing from others */
 
 	struct tm_open_params open; /* opaque and on_destroyed are set by the cache */
 	unsigned int order;         /* pages of 4 KiB << order */
@@ -75,8 +75,12 @@ enum tm_verdict tm_cache_verify(struct tm_cache *cache, struct tm_inode *inode,
  * so after it got the answer to the open: the proof is the first read of that very open file. */
 void tm_cache_dropped(struct tm_cache *cache, struct tm_inode *inode, uint64_t epoch);
 
-/* The same if nothing has to be learned from `st`: true, and pages and attributes that the kernel
- * has are right; else false, and nothing has happened. */
+/* Look at the file, for ourselves: whoever opens it next is told. True if pages can be kept of what
+ * it is now. */
+bool tm_cache_renew(struct tm_cache *cache, struct tm_inode *inode, int fd);
+
+/* The same as an open if nothing has to be learned from `st`: true, and pages and attributes that
+ * the kernel has are right; else false, and nothing has happened. */
 bool tm_cache_current(struct tm_cache *cache, struct tm_inode *inode, const struct stat *st,
 	const struct tm_moment *moment);
 
@@ -116,6 +120,38 @@ void tm_cache_fill(struct tm_cache *cache, struct tm_inode *inode, int fd);
 
 /* This thread will not read for a while: give its buffer back. */
 void tm_cache_rest(struct tm_cache *cache);
+
+/* --- by request ------------------------------------------------------------------------------ */
+
+enum tm_warmth {
+	TM_WARMTH_KEEPS,   /* the file's pages can be kept */
+	TM_WARMTH_YOUNG,   /* not yet: again in wait_ms */
+	TM_WARMTH_NEVER,   /* not at all */
+	TM_WARMTH_CHANGED, /* it changed meanwhile, and what was read before is not kept */
+};
+
+struct tm_warmed {
+	enum tm_warmth warmth;
+	uint32_t wait_ms;
+	struct tm_oid oid;               /* of the version, if it is kept */
+	uint64_t size;                   /* the file's */
+	uint64_t found, stored, refused; /* bytes */
+	bool full;                       /* what is put takes the place of something else */
+};
+
+/*
+ * See what tmem has of the pages of [off, off + len), at most TM_READ_MAX bytes, and with `reads`
+ * bring the others. 0 and *ret_warmed; -ENOMEM; the errno of source->fd and pread. May block on the
+ * backing.
+ */
+int tm_cache_warm(struct tm_cache *cache, struct tm_inode *inode, struct tm_source *source,
+	int64_t off, size_t len, bool reads, struct tm_warmed *ret_warmed);
+
+/* How full it is, for all its users. */
+struct tm_usage tm_cache_usage(struct tm_cache *cache);
+
+/* Bytes of a page. */
+size_t tm_cache_page_size(const struct tm_cache *cache);
 
 void tm_cache_count(struct tm_cache *cache, enum tm_stat stat, int64_t delta);
 

@@ -151,15 +151,10 @@ static struct tm_version usable_version(
 	struct tm_cache *cache, struct tm_inode *inode, struct tm_source *source)
 {
 	struct tm_version v = snapshot(cache, inode);
-	struct tm_moment moment;
-	struct stat st;
 
 	if (v.cacheable || v.writers > 0 || tm_wall_ns() < v.trust_ns)
 		return v;
-	moment = tm_cache_moment(cache, inode);
-	if (fstat(source->fd(source->opaque), &st) < 0 ||
-		!tm_cache_observe(cache, inode, &st, &moment))
-		return v;
+	(void)tm_cache_renew(cache, inode, source->fd(source->opaque));
 	return snapshot(cache, inode);
 }
 

@@ -21,8 +21,8 @@ struct tm_cache {
 	unsigned int page_shift;
 	size_t page_size;
 	uint64_t file_max;
-	bool shared; /* the pool has other users; then `scope` is part of every object's name */
-	struct tm_scope scope;
+	bool shared;           /* the pool has other users */
+	struct tm_scope scope; /* part of every object's name */
 	struct tm_putq *queue; /* NULL once quiesced, as is `ahead` */
 	struct tm_readahead *ahead;
 	struct tm_idle idle;
@@ -44,6 +44,9 @@ void tm_cache_put(void *opaque, const struct tm_put *put);
 
 /* Asked by the queue's threads: shall they leave the processors to others? */
 bool tm_cache_hold(void *opaque);
+
+/* The same: 0; -EAGAIN the file holds something else by now; another errno: it was refused. */
+int tm_cache_put_now(struct tm_cache *cache, const struct tm_put *put);
 
 /* Called by read-ahead's threads: read what tmem lacks of a piece, and put it. False if there was
  * nothing to do, or that did not work. */

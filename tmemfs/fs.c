@@ -31,6 +31,9 @@ const struct fuse_lowlevel_ops tm_fs_ops = {
 	.rename = tm_op_rename,
 	.create = tm_op_create,
 	.open = tm_op_open,
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+	.tmpfile = tm_op_tmpfile,
+#endif
 	.release = tm_op_release,
 	.flush = tm_op_flush,
 	.fsync = tm_op_fsync,
@@ -39,6 +42,7 @@ const struct fuse_lowlevel_ops tm_fs_ops = {
 	.fallocate = tm_op_fallocate,
 	.lseek = tm_op_lseek,
 	.copy_file_range = tm_op_copy_file_range,
+	.ioctl = tm_op_ioctl,
 	.opendir = tm_op_opendir,
 	.readdir = tm_op_readdir,
 	.readdirplus = tm_op_readdirplus,
@@ -255,8 +259,10 @@ int tm_fs_adopt(struct tm_mount *mount, struct tm_inode *parent, const char *nam
 	place = open(tm_proc_path(fd, path), O_PATH | O_CLOEXEC);
 	if (place < 0)
 		return -errno;
-	rc = tm_inode_adopt(parent, name, place, &ret_entry->attr, &inode);
+	rc = name ? tm_inode_adopt(parent, name, place, &ret_entry->attr, &inode)
+		  : tm_inode_adopt_nameless(mount->inodes, place, &ret_entry->attr, &inode);
 	if (rc == 0)
-		atomic_store(&inode->excluded, excluded(mount, parent, name));
+		atomic_store(&inode->excluded,
+			name ? excluded(mount, parent, name) : atomic_load(&parent->excluded));
 	return rc < 0 ? rc : entry_finish(mount, inode, &asked, true, ret_entry);
 }

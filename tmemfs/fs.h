@@ -7,7 +7,8 @@
  *             fs_file.c  opening and closing           cache.h   bytes
  *             fs_data.c  the bytes of open files       notify.h  what the kernel has cached
  *             fs_dir.c   directories                   known.h   what need not be asked again
- *             fs_xattr.c
+ *             fs_xattr.c                               pin.h     files that are kept warm
+ *             fs_ioctl.c what tmemctl asks, file flags
  *
  * Conventions: an operation computes 0 or -errno and replies exactly once, at its end. The kernel
  * keeps the inodes that it names in a request alive until the reply. Permissions were checked by
@@ -41,6 +42,7 @@ struct tm_volume {
  * atomics. */
 struct tm_mount {
 	struct tm_inodes *inodes;
+	struct tm_pins *pins;
 	struct tm_cache *cache;
 	struct tm_meta *meta;
 	struct tm_notifier *notifier;    /* for opens */
@@ -138,7 +140,7 @@ void tm_fs_doubt(struct tm_mount *mount, struct tm_inode *inode);
 int tm_fs_lookup(struct tm_mount *mount, struct tm_inode *parent, const char *name, bool ask,
 	struct fuse_entry_param *ret_entry);
 
-/* The same for a file that was just opened with `fd`. */
+/* The same for a file that was just opened with `fd`; NULL: it has no name. */
 int tm_fs_adopt(struct tm_mount *mount, struct tm_inode *parent, const char *name, int fd,
 	struct fuse_entry_param *ret_entry);
 
@@ -190,6 +192,7 @@ void tm_op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_
 /* fs_file.c */
 void tm_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 	struct fuse_file_info *fi);
+void tm_op_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, struct fuse_file_info *fi);
 void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void tm_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void tm_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
@@ -214,6 +217,11 @@ void tm_op_readdirplus(
 	fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
 void tm_op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void tm_op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
+
+/* fs_ioctl.c */
+void tm_op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned int cmd, void *arg,
+	struct fuse_file_info *fi, unsigned int flags, const void *in_buf, size_t in_bufsz,
+	size_t out_bufsz);
 
 /* fs_xattr.c */
 void tm_op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,

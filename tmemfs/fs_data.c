@@ -14,7 +14,7 @@
 /* Longest copy inside the backing that one request makes: the caller asks again for the rest. */
 #define COPY_MAX (64u << 20)
 
-static void change_begin(struct tm_mount *mount, struct tm_inode *inode, off_t off, size_t len)
+static void change_begin(struct tm_mount *mount, struct tm_inode *inode, off_t off, uint64_t len)
 {
 	tm_meta_change_begin(mount->meta, inode);
 	tm_cache_change_begin(mount->cache, inode, (uint64_t)off, len);
@@ -24,6 +24,28 @@ static void change_end(struct tm_mount *mount, struct tm_inode *inode, off_t siz
 {
 	tm_cache_change_end(mount->cache, inode, size, extend);
 	tm_meta_change_end(mount->meta, inode);
+}
+
+/*
+ * Linux copies what is written into its page before it asks us to write. If that page is dropped
+ * meanwhile (by an open, or a read that finds new times) and read again before the write is done,
+ * it has the old bytes, and would keep them. So who reads while somebody writes says so, and the
+ * written pages are dropped once more.
+ */
+static void note_race(struct tm_inode *inode)
+{
+	if (atomic_load(&inode->writing) > 0)
+		atomic_store(&inode->raced, true);
+}
+
+/* After a write: did anybody read meanwhile? The last writer forgets it. */
+static bool end_writing(struct tm_inode *inode)
+{
+	bool raced = atomic_load(&inode->raced);
+
+	if (atomic_fetch_sub(&inode->writing, 1) == 1)
+		raced |= atomic_exchange(&inode->raced, false);
+	return raced;
 }
 
 void tm_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
@@ -40,7 +62,9 @@ void tm_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct f
 		tm_cache_dropped(mount->cache, file->inode, epoch);
 	tm_file_ref(file); /* past the answer */
 	tm_call_begin(req, &call);
+	note_race(file->inode);
 	rc = tm_cache_read(mount->cache, file->inode, &file->source, off, size, &reply);
+	note_race(file->inode);
 	if (tm_call_end(req, &call)) {
 		if (rc < 0)
 			tm_reply_rc(req, rc);
@@ -117,6 +141,7 @@ void tm_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, o
 		tm_reply_rc(req, fd);
 		return;
 	}
+	atomic_fetch_add(&file->inode->writing, 1);
 	change_begin(mount, file->inode, off, size);
 	n = write_all(fd, buf, size, off);
 	if (n > 0)
@@ -129,6 +154,8 @@ void tm_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, o
 	} else {
 		change_end(mount, file->inode, end, true);
 	}
+	if (end_writing(file->inode) && n > 0)
+		tm_notify_range(mount->invalidator, ino, off, (off_t)size);
 	tm_cache_count(mount->cache, TM_STAT_BACKING_WRITES, 1);
 	if (n < 0)
 		tm_reply_rc(req, (int)n);
@@ -155,12 +182,15 @@ void tm_op_fallocate(
 	struct tm_mount *mount = tm_mount_of(req);
 	struct tm_file *file = tm_file_of(fi);
 	int rc;
+	/* Linux 6.18 refuses these itself. All that follows moves, and the size. */
+	bool moves = mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE);
 
-	(void)ino;
-	change_begin(mount, file->inode, off, (size_t)len);
+	change_begin(mount, file->inode, moves ? 0 : off, moves ? TM_WHOLE_FILE : (uint64_t)len);
 	rc = fallocate(tm_file_fd(file), mode, off, len) == 0 ? 0 : -errno;
 	change_end_at_size(mount, file);
 	tm_cache_count(mount->cache, TM_STAT_BACKING_WRITES, 1);
+	if (moves && rc == 0)
+		tm_notify_pages(mount->invalidator, ino);
 	tm_reply_rc(req, rc);
 }
 

@@ -332,10 +332,11 @@ void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	}
 }
 
-/* A descriptor of the new file, made as the caller; or -errno. */
+/* A descriptor of the new file, made as the caller; or -errno. Without a name it gets none. */
 static int create_as_caller(
 	fuse_req_t req, struct tm_inode *parent, const char *name, mode_t mode, int flags)
 {
+	int how = (name ? O_CREAT | O_NOFOLLOW : O_TMPFILE) | O_CLOEXEC;
 	TM_AUTO_FD struct tm_fd dir = TM_FD_NONE;
 	TM_AUTO_CREDS struct tm_creds creds = {false};
 	int rc = tm_fd_get(parent, &dir), fd;
@@ -345,8 +346,7 @@ static int create_as_caller(
 	if (rc < 0)
 		return rc;
 	do {
-		fd = openat(dir.fd, name, (flags & FLAGS_PASSED) | O_CREAT | O_NOFOLLOW | O_CLOEXEC,
-			mode);
+		fd = openat(dir.fd, name ? name : ".", (flags & FLAGS_PASSED) | how, mode);
 		if (fd >= 0)
 			return fd;
 		rc = -errno;
@@ -354,24 +354,18 @@ static int create_as_caller(
 	return rc;
 }
 
-void tm_op_create(
-	fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
+/* The file is made, as `name` or none in `dir`, and open: `fd`, or -errno. */
+static void answer_created(
+	fuse_req_t req, struct tm_inode *dir, const char *name, int fd, struct fuse_file_info *fi)
 {
 	struct tm_mount *mount = tm_mount_of(req);
-	struct tm_inode *dir = tm_inode_of(req, parent);
 	struct fuse_entry_param entry;
 	enum tm_verdict verdict;
 	struct tm_file *file = NULL;
 	struct opening opening;
 	struct tm_inode *inode;
-	int fd, rc;
+	int rc = fd < 0 ? fd : tm_fs_adopt(mount, dir, name, fd, &entry);
 
-	tm_meta_change_begin(mount->meta, dir);
-	tm_names_change_begin(dir, name);
-	fd = create_as_caller(req, dir, name, mode, fi->flags);
-	tm_names_change_end(dir, name);
-	tm_meta_change_end(mount->meta, dir);
-	rc = fd < 0 ? fd : tm_fs_adopt(mount, dir, name, fd, &entry);
 	if (rc < 0) {
 		if (fd >= 0)
 			close(fd);
@@ -398,6 +392,28 @@ void tm_op_create(
 		tm_file_unref(file);
 		tm_inode_forget(inode, 1);
 	}
+}
+
+void tm_op_create(
+	fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
+{
+	struct tm_mount *mount = tm_mount_of(req);
+	struct tm_inode *dir = tm_inode_of(req, parent);
+	int fd;
+
+	tm_meta_change_begin(mount->meta, dir);
+	tm_names_change_begin(dir, name);
+	fd = create_as_caller(req, dir, name, mode, fi->flags);
+	tm_names_change_end(dir, name);
+	tm_meta_change_end(mount->meta, dir);
+	answer_created(req, dir, name, fd, fi);
+}
+
+void tm_op_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, struct fuse_file_info *fi)
+{
+	struct tm_inode *dir = tm_inode_of(req, parent);
+
+	answer_created(req, dir, NULL, create_as_caller(req, dir, NULL, mode, fi->flags), fi);
 }
 
 void tm_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)

@@ -286,6 +286,39 @@ int tm_inode_adopt(struct tm_inode *parent, const char *name, int fd, struct sta
 	return adopt(parent, name, fd, NULL, ret_st, &certain, ret_inode);
 }
 
+int tm_inode_adopt_nameless(
+	struct tm_inodes *table, int fd, struct stat *ret_st, struct tm_inode **ret_inode)
+{
+	TM_AUTO_IDENTITY struct tm_identity id = {.handle = NULL};
+	TM_AUTO_CLOSE int own_fd = fd;
+	struct tm_inode *inode, *old;
+	int rc = tm_identify(table, fd, &id);
+
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&table->lock);
+	rc = table->kept_count < table->fd_max ? 0 : -EMFILE;
+	inode = rc == 0 ? inode_new(table, &id) : NULL;
+	if (inode) {
+		/* It is new: who had its number is no more. */
+		old = find_locked(table, &id);
+		if (old)
+			old->replaced = true;
+		inode->generation = ++table->next_generation;
+		inode->unlinked = true;
+		inode->keep_fd = true;
+		inode->fd = own_fd;
+		own_fd = -1;
+		table->kept_count++;
+		hash_locked(inode);
+		tm_inode_count_locked(inode);
+		*ret_st = id.st;
+		*ret_inode = inode;
+	}
+	pthread_mutex_unlock(&table->lock);
+	return rc < 0 || inode ? rc : -ENOMEM;
+}
+
 /* Open `name` as a place only; once more after closing idle descriptors. Returns it or -errno. */
 static int open_name(struct tm_inode *parent, const char *name)
 {

@@ -19,6 +19,7 @@
 #include "tmemfs/version.h"
 
 struct tm_inodes;
+struct tm_pin;
 
 struct tm_inode {
 	/* Constant. */
@@ -35,6 +36,8 @@ struct tm_inode {
 	_Atomic bool lost;             /* some were not put, as the queue was full */
 	_Atomic bool again;            /* it was opened since */
 	_Atomic unsigned int unopened; /* open files without a descriptor of their own */
+	_Atomic unsigned int writing;  /* writes under way */
+	_Atomic bool raced;            /* somebody has read meanwhile */
 
 	/* Table lock. */
 	struct tm_inode *next_hash;
@@ -56,6 +59,7 @@ struct tm_inode {
 	bool unlinked;        /* through the mount: its last name is gone */
 	bool kept;            /* the kernel has forgotten it, we have not */
 
+	struct tm_pin *pin;        /* NULL: not pinned; pin.c's lock */
 	struct tm_version version; /* cache.c's stripe lock */
 	struct tm_known known;     /* known.c */
 };
@@ -98,6 +102,11 @@ bool tm_inode_recall(struct tm_inode *parent, const char *name, uint64_t ttl_ns,
 /* The same for an O_PATH descriptor, which is the table's from now on, also on failure. */
 int tm_inode_adopt(struct tm_inode *parent, const char *name, int fd, struct stat *ret_st,
 	struct tm_inode **ret_inode);
+
+/* The same for a file that has no name (O_TMPFILE): it stays reachable, as one whose last name is
+ * gone. Also -EMFILE, too many such files. */
+int tm_inode_adopt_nameless(
+	struct tm_inodes *table, int fd, struct stat *ret_st, struct tm_inode **ret_inode);
 
 /* The kernel forgot `nlookup` of its look-ups. */
 void tm_inode_forget(struct tm_inode *inode, uint64_t nlookup);

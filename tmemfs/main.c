@@ -20,6 +20,7 @@
 #include "tmemfs/fs.h"
 #include "tmemfs/loop.h"
 #include "tmemfs/options.h"
+#include "tmemfs/pin.h"
 #include "tmemfs/recover.h"
 #include "tmemfs/watch.h"
 
@@ -207,15 +208,18 @@ static int open_cache(struct run *run)
 	int rc = 0;
 
 	client_name(run, name);
-	if (params.shared) {
-		(void)tm_uuid_parse(run->options.share, &params.share);
-		rc = tm_scope_of(run->root_fd, &params.scope);
-		if (rc < 0) {
-			complain("cannot share what is read from", run->backing,
-				"nothing tells its file system from others");
-			return rc;
-		}
+	rc = tm_scope_of(run->root_fd, &params.scope);
+	if (rc < 0) {
+		complain("", run->backing, strerror(-rc));
+		return rc;
 	}
+	if (params.shared && !params.scope.shareable) {
+		complain("cannot share what is read from", run->backing,
+			"nothing tells its file system from others");
+		return -EOPNOTSUPP;
+	}
+	if (params.shared)
+		(void)tm_uuid_parse(run->options.share, &params.share);
 	/* Signals are for the main thread: the core's threads inherit this. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
@@ -236,6 +240,14 @@ static void on_inode_free(void *opaque, struct tm_inode *inode)
 	if (inode->version.written)
 		tm_cache_invalidate(run->mount.cache, inode);
 	tm_meta_drop(run->mount.meta, inode);
+}
+
+/* Most bytes of pinned files: they take less than that in memory, but compression is no promise. */
+static uint64_t pins_limit(const struct run *run)
+{
+	uint64_t limit = run->options.limit ? run->options.limit : tm_limit_default();
+
+	return run->options.pins < UINT64_MAX ? run->options.pins : limit / 2;
 }
 
 static int open_inodes(struct run *run)
@@ -354,6 +366,8 @@ static int serve(struct run *run)
 	rc = tm_notifier_start(session, &run->mount.notifier);
 	if (rc == 0)
 		rc = tm_notifier_start(session, &run->mount.invalidator);
+	if (rc == 0)
+		rc = tm_pins_start(&run->mount, pins_limit(run), &run->mount.pins);
 	if (rc == 0 && run->options.watch)
 		start_watch(run);
 	if (rc == 0)
@@ -367,6 +381,7 @@ static int serve(struct run *run)
 	fuse_session_unmount(session);
 	tm_notifier_stop(run->mount.notifier);
 	tm_notifier_stop(run->mount.invalidator);
+	tm_pins_stop(run->mount.pins);
 	tm_cache_quiesce(run->mount.cache);
 fail_mount:
 	fuse_remove_signal_handlers(session);

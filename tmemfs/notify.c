@@ -20,6 +20,7 @@ struct job {
 	struct job *next;
 	fuse_ino_t ino;
 	off_t from; /* < 0: attributes only */
+	off_t len;  /* 0: to the end */
 	char *name; /* NULL, or: this name in `ino`, instead */
 
 	/* NULL: nothing to answer */
@@ -42,14 +43,23 @@ struct tm_notifier {
 	bool stopping, gone;
 };
 
+static int expire_entry(
+	struct fuse_session *session, fuse_ino_t parent, const char *name, size_t len)
+{
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 16)
+	return fuse_lowlevel_notify_expire_entry(session, parent, name, len);
+#else
+	return fuse_lowlevel_notify_expire_entry(session, parent, name, len, FUSE_LL_EXPIRE_ONLY);
+#endif
+}
+
 /* To be looked up again; older kernels can only drop it, which also hides directories from those
  * who stand in them. */
 static void tell_name(struct fuse_session *session, fuse_ino_t parent, const char *name)
 {
 	size_t len = strlen(name);
 
-	if (fuse_lowlevel_notify_expire_entry(session, parent, name, len, FUSE_LL_EXPIRE_ONLY) ==
-		-ENOSYS)
+	if (expire_entry(session, parent, name, len) == -ENOSYS)
 		fuse_lowlevel_notify_inval_entry(session, parent, name, len);
 }
 
@@ -59,7 +69,7 @@ static void job_run(struct tm_notifier *notifier, struct job *job)
 	if (job->name)
 		tell_name(notifier->session, job->ino, job->name);
 	else
-		fuse_lowlevel_notify_inval_inode(notifier->session, job->ino, job->from, 0);
+		fuse_lowlevel_notify_inval_inode(notifier->session, job->ino, job->from, job->len);
 	if (job->req)
 		job->opened(job->opened_arg, fuse_reply_open(job->req, &job->fi));
 	free(job->name);
@@ -121,7 +131,8 @@ void tm_notify_open(struct tm_notifier *notifier, fuse_req_t req, fuse_ino_t ino
 }
 
 /* Without memory nothing is told: the next open sees to the pages, the timeouts to the rest. */
-static void tell(struct tm_notifier *notifier, fuse_ino_t ino, off_t from, const char *name)
+static void tell(
+	struct tm_notifier *notifier, fuse_ino_t ino, off_t from, off_t len, const char *name)
 {
 	struct job *job = calloc(1, sizeof(*job));
 
@@ -129,6 +140,7 @@ static void tell(struct tm_notifier *notifier, fuse_ino_t ino, off_t from, const
 		return;
 	job->ino = ino;
 	job->from = from;
+	job->len = len;
 	job->name = name ? strdup(name) : NULL;
 	if (name && !job->name)
 		free(job);
@@ -138,17 +150,22 @@ static void tell(struct tm_notifier *notifier, fuse_ino_t ino, off_t from, const
 
 void tm_notify_pages(struct tm_notifier *notifier, fuse_ino_t ino)
 {
-	tell(notifier, ino, 0, NULL);
+	tell(notifier, ino, 0, 0, NULL);
+}
+
+void tm_notify_range(struct tm_notifier *notifier, fuse_ino_t ino, off_t from, off_t len)
+{
+	tell(notifier, ino, from, len, NULL);
 }
 
 void tm_notify_attributes(struct tm_notifier *notifier, fuse_ino_t ino)
 {
-	tell(notifier, ino, -1, NULL);
+	tell(notifier, ino, -1, 0, NULL);
 }
 
 void tm_notify_name(struct tm_notifier *notifier, fuse_ino_t parent, const char *name)
 {
-	tell(notifier, parent, 0, name);
+	tell(notifier, parent, 0, 0, name);
 }
 
 int tm_notifier_start(struct fuse_session *session, struct tm_notifier **ret_notifier)

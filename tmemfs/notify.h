@@ -35,6 +35,9 @@ void tm_notify_open(struct tm_notifier *notifier, fuse_req_t req, fuse_ino_t ino
 /* Make the kernel drop the pages and attributes of `ino`, soon. */
 void tm_notify_pages(struct tm_notifier *notifier, fuse_ino_t ino);
 
+/* The same for the pages of a range that is not empty. */
+void tm_notify_range(struct tm_notifier *notifier, fuse_ino_t ino, off_t from, off_t len);
+
 /* Only the attributes. */
 void tm_notify_attributes(struct tm_notifier *notifier, fuse_ino_t ino);
 

@@ -77,6 +77,8 @@ static const struct row rows[] = {
 	{"maxfile", KIND_SIZE, FIELD(file_max), 0, INT64_MAX, "SIZE",
 		"do not cache files that are longer"},
 	{"dedup", KIND_ON, FIELD(dedup), 0, 0, "", "keep equal pages once"},
+	{"pins", KIND_SIZE, FIELD(pins), 0, INT64_MAX, "SIZE",
+		"most bytes of files that may be pinned (default: half of limit)"},
 	{"stale-ok", KIND_ON, FIELD(stale_ok), 0, 0, "",
 		"while BACKING fails, show what is cached, however old"},
 	{"watch", KIND_ON, FIELD(watch), 0, 0, "", "see at once what others change in BACKING"},
@@ -151,6 +153,37 @@ static void help(void)
 	}
 	printf("\nOptions that mount(8) passes for itself (nofail, user, x-..., and so on) are "
 	       "ignored.\n");
+}
+
+/* What FUSE has to offer, and what of it is used; HACKING.md says why. */
+static const struct {
+	const char *name, *used;
+} features[] = {
+	{"max_threads", "yes, -o threads="},
+	{"clone_fd", "no, few threads receive"},
+	{"readdirplus", "yes"},
+	{"async_dio", "yes"},
+	{"parallel_dirops", "yes"},
+	{"cache_symlinks", "yes"},
+	{"posix_acl", "yes, as root"},
+	{"expire_entry", "yes"},
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+	{"tmpfile", "yes"},
+#else
+	{"tmpfile", "no, libfuse 3.17 has it"},
+#endif
+	{"splice", "no"},
+	{"parallel_direct_writes", "no"},
+	{"writeback_cache", "no"},
+	{"passthrough", "no"},
+	{"io_uring", "no"},
+};
+
+static void print_version(void)
+{
+	printf("tmemfs %s, libfuse %s\n", TM_VERSION, fuse_pkgversion());
+	for (size_t i = 0; i < TM_ARRAY_SIZE(features); i++)
+		printf("  %-22s  %s\n", features[i].name, features[i].used);
 }
 
 static enum tm_parsed usage(const char *what, const char *subject)
@@ -358,7 +391,7 @@ static enum tm_parsed parse_flag(struct tm_fs_options *options, int flag, bool b
 		help();
 		return TM_PARSED_DONE;
 	case 'V':
-		printf("tmemfs %s, libfuse %s\n", TM_VERSION, fuse_pkgversion());
+		print_version();
 		return TM_PARSED_DONE;
 	case ':':
 		return usage("option needs a value:", (char[]){'-', (char)optopt, '\0'});
@@ -379,6 +412,7 @@ enum tm_parsed tm_fs_options_parse(int argc, char **argv, struct tm_fs_options *
 	bool by_mount = strncmp(basename(argv[0]), "mount.", 6) == 0;
 	struct tm_fs_options options = {
 		.queue = QUEUE_BYTES,
+		.pins = UINT64_MAX,
 		.file_max = INT64_MAX,
 		.order = ORDER,
 		.threads = THREADS,

@@ -21,6 +21,7 @@ struct tm_fs_options {
 
 	uint64_t limit; /* 0: the default */
 	uint64_t queue;
+	uint64_t pins; /* UINT64_MAX: from `limit` */
 	uint64_t file_max;
 	const char *exclude[TM_EXCLUDE_MAX + 1]; /* up to NULL */
 	bool dedup;

@@ -40,6 +40,11 @@ int64_t tm_validator_trust_ns(const struct tm_validator *v)
 	return v->ctime_ns + (coarse ? COARSE_TICK_NS : TICK_NS);
 }
 
+bool tm_validator_clocked(const struct tm_validator *v)
+{
+	return v->ctime_ns % NS_PER_SEC != 0;
+}
+
 struct tm_oid tm_version_oid(
 	uint64_t dev, uint64_t ino, const void *identity, size_t len, const struct tm_validator *v)
 {

@@ -38,6 +38,7 @@ struct tm_version {
 	bool cacheable;                /* known and trusted: pages may be kept under `oid` */
 	bool written;                  /* by us since the validator was taken */
 	bool unsure; /* the kernel may hold pages that no trusted stat vouches for */
+	bool untold; /* nobody has told the kernel its size and times */
 };
 
 struct tm_validator tm_validator_of(const struct stat *st);
@@ -46,8 +47,13 @@ bool tm_validator_equal(const struct tm_validator *a, const struct tm_validator 
 /* The wall clock from which on a stat that shows `v` can be trusted. */
 int64_t tm_validator_trust_ns(const struct tm_validator *v);
 
-/* The object of a file's content. `identity` is what tells this inode from others that had its
- * number before (a file handle), `len` its length, possibly 0. Never the invalid id. */
+/* A clock with a fraction of seconds has stamped it: no program that makes images with the times it
+ * likes, nor a file system that counts whole seconds. */
+bool tm_validator_clocked(const struct tm_validator *v);
+
+/* The object of a file's content. `dev` names its file system (scope.h), `identity` is what tells
+ * this inode from others that had its number before (a file handle), `len` its length, possibly 0.
+ * Never the invalid id. */
 struct tm_oid tm_version_oid(
 	uint64_t dev, uint64_t ino, const void *identity, size_t len, const struct tm_validator *v);
 

@@ -40,6 +40,13 @@ retry() {
 	done
 }
 
+# aged PATH...: nothing there changed in the last 30 ms. What stat says of it is trusted from now on.
+aged() { retry 10 nothing_newer "$@"; }
+nothing_newer() {
+	local -r before=$((${EPOCHREALTIME/[.,]/} - 30000))
+	[ -z "$(find "$@" -newerct "@$((before / 1000000)).$(printf %06d $((before % 1000000)))" -print -quit)" ]
+}
+
 # try STATUS COMMAND...: `run` that shows the command and its output when the status differs.
 try() {
 	local want=$1

@@ -343,7 +343,7 @@ settle() {
 	mount_at a
 	mount_at b actimeo=60
 	for i in 1 2 3 4; do
-		sleep 0.1 # a stat this old is trusted
+		aged "$T/back/deep"
 		read_all a
 		read_all b
 		read_all b # opened without the backing
@@ -368,7 +368,7 @@ settle() {
 		mkdir "$T/fs/d"
 		yes "$i" | head -c 100000 >"$T/fs/d/f"
 		touch -d '1 hour ago' "$T/fs/d/f"
-		sleep 0.1 # a stat this old is trusted
+		aged "$T/fs/d"
 		tmemfs -o "share=$U" "$T/fs/d" "$T/b"
 		cmp "$T/b/f" "$T/fs/d/f"
 		umount "$T/b"

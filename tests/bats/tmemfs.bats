@@ -888,8 +888,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:
 	contains "Usage: tmemfs"
 	contains "limit=SIZE"
 	try 0 tmemfs --version
-	contains "tmemfs"
-	one_line
+	[[ ${lines[0]} =~ ^tmemfs\ [0-9.]+,\ libfuse\ [0-9.]+$ ]]
 }
 
 @test "a backing that vanishes gives errors, and the mount stays up" {
@@ -910,4 +909,85 @@ signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:
 	try 1 timeout 10 stat "$MNT/y"
 	mounted "$MNT"
 	umount "$MNT"
+}
+
+# --- what only some passthroughs have ----------------------------------------------------------
+
+@test "lsattr and chattr: flags and generation are the backing's" {
+	requires lsattr chattr
+	echo x >"$BACK/f"
+	mkdir "$BACK/d"
+	chattr +d "$BACK/f" || skip "a backing without flags"
+	chmod 666 "$BACK/f"
+	chmod 755 "$T" "$BATS_TEST_TMPDIR" "$BATS_TEST_TMPDIR"/.. "$BATS_RUN_TMPDIR" "$BACK"
+	mnt -o allow_other
+	flags() { (cd "$1" && lsattr -vd f d); }
+	diff <(flags "$MNT") <(flags "$BACK")
+	chattr +A "$MNT/f" "$MNT/d"
+	chattr -d "$MNT/f"
+	diff <(flags "$MNT") <(flags "$BACK")
+	flags "$MNT" | grep -q 'A.* f$'
+	chattr +i "$MNT/f"
+	not eval "echo y >>'$MNT/f'"
+	chattr -i "$MNT/f"
+	echo y >>"$MNT/f"
+	# Who may write to a file may not for that set its flags; its owner may set some.
+	not setpriv --reuid 65534 --clear-groups chattr +A "$MNT/d"
+	not setpriv --reuid 65534 --clear-groups chattr -A "$MNT/f"
+	chown 65534 "$MNT/f"
+	setpriv --reuid 65534 --clear-groups chattr -A "$MNT/f"
+	not setpriv --reuid 65534 --clear-groups chattr +i "$MNT/f"
+	diff <(flags "$MNT") <(flags "$BACK")
+	# What else there is, is nobody's.
+	python3 - "$MNT/f" <<-'PY'
+		import errno, fcntl, os, sys
+		fd = os.open(sys.argv[1], os.O_RDWR)
+		for cmd in (0x5401, 0xc0045877, 0x40046602 ^ 0x70, 0x8004f5ff):
+		    try:
+		        fcntl.ioctl(fd, cmd, bytes(64))
+		        raise SystemExit(f"{cmd:x} did something")
+		    except OSError as e:
+		        assert e.errno in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL), (hex(cmd), e)
+	PY
+}
+
+@test "a file without a name: where libfuse has it, as on the backing; else EOPNOTSUPP" {
+	mnt
+	python3 - "$MNT" "$BACK" "$("$B/tmemfs" --version | grep -c 'tmpfile .*yes')" <<-'PY'
+		import errno, os, sys
+		mnt, back, has = sys.argv[1], sys.argv[2], sys.argv[3] == "1"
+		try:
+		    fds = [os.open(mnt, os.O_TMPFILE | os.O_RDWR, 0o640) for i in range(20)]
+		except OSError as e:
+		    assert not has and e.errno == errno.EOPNOTSUPP, e
+		    sys.exit(0)
+		assert has and os.listdir(back) == []
+		data = [os.urandom(10000 + i) for i in range(20)]
+		for fd, d in zip(fds, data):
+		    os.pwrite(fd, d, 0)
+		    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+		for fd, d in zip(fds, data):
+		    assert os.pread(fd, 20000, 0) == d and os.fstat(fd).st_nlink == 0
+		top = os.open(mnt, os.O_RDONLY) # makes it linkat(), which follows
+		os.link(f"/proc/self/fd/{fds[3]}", "named", dst_dir_fd=top, follow_symlinks=True)
+		assert os.fstat(fds[3]).st_nlink == 1 and os.listdir(back) == ["named"]
+		for fd in fds: os.close(fd)
+		assert open(mnt + "/named", "rb").read() == open(back + "/named", "rb").read() == data[3]
+		assert os.stat(mnt + "/named").st_mode & 0o777 == 0o640
+		os.unlink(mnt + "/named")
+		excl = os.open(mnt, os.O_TMPFILE | os.O_RDWR | os.O_EXCL)
+		try:
+		    os.link(f"/proc/self/fd/{excl}", "never", dst_dir_fd=top, follow_symlinks=True)
+		    raise SystemExit("linked")
+		except FileNotFoundError:
+		    pass
+	PY
+}
+
+@test "--version lists what is used of FUSE" {
+	try 0 tmemfs --version
+	local feature
+	for feature in max_threads clone_fd async_dio tmpfile splice parallel_direct_writes passthrough io_uring; do
+		contains "  $feature "
+	done
 }

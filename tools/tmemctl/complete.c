@@ -83,6 +83,9 @@ int ctl_complete(const char *const *words, int count)
 		printf("--force\n");
 	if (command->run == ctl_save)
 		printf("--live\n--hold\n");
+	if (command->run == ctl_warm || command->run == ctl_pin || command->run == ctl_unpin ||
+		command->run == ctl_pinned)
+		return TM_EXIT_OK; /* paths */
 	if ((command->run == ctl_save || command->run == ctl_restore) && given > 0)
 		return TM_EXIT_OK; /* a path */
 	if (command->run == ctl_help)

@@ -5,18 +5,19 @@
 #ifndef TM_CTL_H
 #define TM_CTL_H
 
+#include <limits.h>
 #include <stdbool.h>
 
 #include "tools/common/tool.h"
 
-#define CTL_ARGS_MAX 16
+#define CTL_ARGS_ANY INT_MAX /* max_args: as many as there are */
 
 struct ctl {
-	const char *socket;                 /* NULL: the default one */
-	struct tm_conn *conn;               /* NULL until ctl_call() */
-	bool json, force;                   /* --json, --force, where the subcommand takes them */
-	bool live, hold;                    /* --live, --hold: of save */
-	const char *args[CTL_ARGS_MAX + 1]; /* its arguments; ends with NULL */
+	const char *socket;   /* NULL: the default one */
+	struct tm_conn *conn; /* NULL until ctl_call() */
+	bool json, force;     /* --json, --force, where the subcommand takes them */
+	bool live, hold;      /* --live, --hold: of save */
+	const char **args;    /* its arguments; ends with NULL */
 	int count;
 };
 
@@ -54,6 +55,10 @@ int ctl_save(struct ctl *ctl);
 int ctl_restore(struct ctl *ctl);
 int ctl_watch(struct ctl *ctl);
 int ctl_shared_auth(struct ctl *ctl);
+int ctl_warm(struct ctl *ctl);
+int ctl_pin(struct ctl *ctl);
+int ctl_unpin(struct ctl *ctl);
+int ctl_pinned(struct ctl *ctl);
 int ctl_help(struct ctl *ctl);
 
 /* Print what may come after these words of a command line, one a line. For the shells. */

@@ -5,7 +5,9 @@
  * Options may stand anywhere; the first other word is the subcommand. What a subcommand takes is in
  * the table, so its function starts with arguments that are right in number and kind.
  */
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/util.h"
@@ -59,6 +61,21 @@ const struct ctl_command ctl_commands[] = {
 		"it, can be read and replaced by everybody who was. USER is a name or a number.\n"
 		"remove also ends the connections of that user.",
 		true, false, 1, 3, ctl_shared_auth},
+	{"warm", "[--json] PATH...", "read files and trees of a tmemfs mount into tmem",
+		"What is read is not passed through this program nor through the kernel's cache.\n"
+		"Once the cache is full and what was warmed begins to leave it, nothing more is "
+		"read.",
+		true, false, 1, CTL_ARGS_ANY, ctl_warm},
+	{"pin", "[--json] PATH...", "keep files and trees of a tmemfs mount warm",
+		"The mount looks after them from now on and reads again what was given up, or has\n"
+		"changed. Memory that is needed elsewhere is given back all the same. For root, "
+		"and the\n"
+		"user that runs the mount.",
+		true, false, 1, CTL_ARGS_ANY, ctl_pin},
+	{"unpin", "PATH...", "end that; for all files when PATH is the mount point", "", false,
+		false, 1, CTL_ARGS_ANY, ctl_unpin},
+	{"pinned", "[--json] PATH", "show what is pinned of the mount that PATH is in", "", true,
+		false, 1, 1, ctl_pinned},
 	{"watch", "[--json]", NULL,
 		"One line for each event, until it is interrupted or tmemd ends.", true, false, 0,
 		0, ctl_watch},
@@ -225,6 +242,11 @@ int main(int argc, char **argv)
 		return tm_tool_flush(ctl_complete((const char *const *)argv + 2, argc - 2));
 	if (argc == 2 && strcmp(argv[1], "--manual") == 0)
 		return tm_tool_flush(ctl_manual());
+	cl.ctl.args = calloc((size_t)argc + 1, sizeof(*cl.ctl.args));
+	if (!cl.ctl.args) {
+		tm_tool_complain("%s", strerror(ENOMEM));
+		return TM_EXIT_FAILED;
+	}
 	for (int i = 1; i < argc;) {
 		bool option = argv[i][0] == '-' && argv[i][1] && !cl.literal;
 		int used = option ? take_option(&cl, argv + i, argc - i) : take_word(&cl, argv[i]);
@@ -235,5 +257,6 @@ int main(int argc, char **argv)
 	}
 	status = run(&cl);
 	tm_conn_close(cl.ctl.conn);
+	free(cl.ctl.args);
 	return tm_tool_flush(status);
 }
