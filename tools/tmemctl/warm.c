@@ -503,6 +503,10 @@ static int look_again(struct warming *w, const char *const *paths, struct outcom
 	rc = walk(&again, paths);
 	o->kept = again.sums.found;
 	o->total = again.sums.bytes;
+	/* It went through all of it, and did push out what it had warmed. */
+	if (o->end == END_NOT &&
+		o->kept + o->sums.excluded + o->sums.young + o->sums.changed < o->total)
+		o->end = END_FULL;
 	warming_free(&again);
 	return rc;
 }
