@@ -83,36 +83,13 @@ static struct line *line_at(struct tm_lines *t, uint32_t n)
 	return line;
 }
 
-/* Take the entry at `slot`, whose segment is pinned, apart. */
-static int view_of(struct tm_store *s, uint64_t slot, struct tm_entry_view *ret_e)
-{
-	uint32_t id = tm_slot_segment(slot), offset = tm_slot_offset(slot);
-
-	return tm_entry_view(tm_segment_data(s->arena, id) + offset,
-		tm_arena_segment_bytes(s->arena) - offset, &tm_segment(s->arena, id)->oid, ret_e);
-}
-
-/* Pin what the locked cursor points at, and unlock. A page that others are equal to is in use. */
-static uint64_t pin_and_unlock(struct tm_store *s, struct tm_cursor *c, bool hit)
-{
-	uint64_t slot = tm_cursor_get(c);
-
-	if (slot != TM_SLOT_NONE) {
-		tm_segment_ref(s->arena, tm_slot_segment(slot));
-		if (hit)
-			tm_cursor_set(c, tm_slot_hit(slot));
-	}
-	tm_index_unlock(c);
-	return slot;
-}
-
 /* Is the pinned entry the page of `h`, and these bytes? */
 static bool is_equal(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h,
 	uint64_t slot, const void *page, void *scratch, struct tm_original *ret_original)
 {
 	struct tm_entry_view e;
 
-	if (view_of(s, slot, &e) < 0 || e.codec == TM_CODEC_DUP ||
+	if (tm_log_view(s->arena, slot, &e) < 0 || e.codec == TM_CODEC_DUP ||
 		!tm_entry_is(&e, &h->oid, h->index) || tm_entry_decode(s, p, &e, scratch) < 0 ||
 		memcmp(page, scratch, p->page_bytes) != 0)
 		return false;
@@ -135,7 +112,7 @@ static bool follow(struct tm_store *s, struct tm_pool *p, const struct tm_handle
 	bool equal;
 
 	if (tm_index_lock_clue(s->index, p->objects, clue, &other, &c))
-		slot = pin_and_unlock(s, &c, true);
+		slot = tm_page_pin_locked(s, &c, true);
 	if (slot == TM_SLOT_NONE)
 		return false;
 	/* What is being replaced is no original: it is about to go. */
@@ -205,19 +182,17 @@ int tm_dedup_pin(struct tm_store *s, const struct tm_pool *p, const struct tm_en
 	struct tm_original original;
 	struct tm_entry_view e;
 	struct tm_handle h;
-	struct tm_cursor c;
 	uint64_t slot;
 
 	if (dup->bytes != sizeof(original))
 		return -EIO;
 	memcpy(&original, dup->payload, sizeof(original));
 	h = (struct tm_handle){p->objects, original.oid, original.index};
-	tm_index_lock(s->index, &h, &c);
-	slot = pin_and_unlock(s, &c, hit);
+	slot = tm_page_pin(s, &h, hit);
 	if (slot == TM_SLOT_NONE)
 		return -ENOENT;
-	if (view_of(s, slot, &e) < 0 || e.seq != original.seq || e.codec == TM_CODEC_DUP ||
-		!tm_entry_is(&e, &h.oid, h.index)) {
+	if (tm_log_view(s->arena, slot, &e) < 0 || e.seq != original.seq ||
+		e.codec == TM_CODEC_DUP || !tm_entry_is(&e, &h.oid, h.index)) {
 		tm_segment_unref(s->arena, tm_slot_segment(slot));
 		return -ENOENT;
 	}

@@ -97,6 +97,14 @@ int tm_log_append(struct tm_log *log, enum tm_queue queue, bool privileged,
 	return rc;
 }
 
+int tm_log_view(struct tm_arena *a, uint64_t slot, struct tm_entry_view *ret_view)
+{
+	uint32_t id = tm_slot_segment(slot), offset = tm_slot_offset(slot);
+
+	return tm_entry_view(tm_segment_data(a, id) + offset, tm_arena_segment_bytes(a) - offset,
+		&tm_segment(a, id)->oid, ret_view);
+}
+
 void tm_log_kill(struct tm_arena *a, uint64_t slot)
 {
 	uint32_t id = tm_slot_segment(slot);

@@ -62,6 +62,9 @@ enum tm_queue tm_log_queue(const struct tm_log *log, const struct tm_segment *s)
 int tm_log_append(struct tm_log *log, enum tm_queue queue, bool privileged,
 	const struct tm_entry_view *e, uint64_t *ret_slot);
 
+/* Take the entry at a slot, whose segment is pinned, apart. 0; -EIO as tm_entry_view(). */
+int tm_log_view(struct tm_arena *a, uint64_t slot, struct tm_entry_view *ret_view);
+
 /* Mark an entry dead; the caller then drops its reference with tm_segment_unref(), holding no lock.
  */
 void tm_log_kill(struct tm_arena *a, uint64_t slot);

@@ -5,7 +5,7 @@
  * A handle's life, and the function of each change:
  *
  *      absent --publish--> present --publish--> present (the old entry dead)
- *                          present --flush_handle, pin(remove), lost, tm_make_room--> absent
+ *                          present --flush_handle, take_out, lost, tm_make_room--> absent
  *
  * Each arrow is one critical section of the handle's shard. Entries are appended before it and
  * segments released after it, with no lock held.
@@ -274,13 +274,9 @@ int tm_entry_decode(
 static int decode(struct tm_store *s, const struct tm_pool *p, const struct tm_handle *h,
 	uint64_t slot, void *ret_page)
 {
-	uint32_t id = tm_slot_segment(slot), offset = tm_slot_offset(slot);
-	const uint8_t *at = tm_segment_data(s->arena, id) + offset;
 	struct tm_entry_view view;
-	int rc;
+	int rc = tm_log_view(s->arena, slot, &view);
 
-	rc = tm_entry_view(at, tm_arena_segment_bytes(s->arena) - offset,
-		&tm_segment(s->arena, id)->oid, &view);
 	if (rc < 0)
 		return rc;
 	if (!tm_entry_is(&view, &h->oid, h->index))
@@ -288,24 +284,42 @@ static int decode(struct tm_store *s, const struct tm_pool *p, const struct tm_h
 	return tm_entry_decode(s, p, &view, ret_page);
 }
 
-/* Look a page up and pin its segment; with `remove` it is taken out in the same instant, and the
- * entry's own reference is the pin. TM_SLOT_NONE on a miss. */
-static uint64_t pin(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h, bool remove)
+uint64_t tm_page_pin_locked(struct tm_store *s, struct tm_cursor *c, bool hit)
+{
+	uint64_t slot = tm_cursor_get(c);
+
+	if (slot != TM_SLOT_NONE) {
+		tm_segment_ref(s->arena, tm_slot_segment(slot));
+		if (hit)
+			tm_cursor_set(c, tm_slot_hit(slot));
+	}
+	tm_index_unlock(c);
+	return slot;
+}
+
+uint64_t tm_page_pin(struct tm_store *s, const struct tm_handle *h, bool hit)
+{
+	struct tm_cursor c;
+
+	tm_index_lock(s->index, h, &c);
+	return tm_page_pin_locked(s, &c, hit);
+}
+
+/* Take a page out in the same instant as it is found: the entry's own reference is the pin.
+ * TM_SLOT_NONE on a miss. */
+static uint64_t take_out(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h)
 {
 	struct tm_cursor c;
 	uint64_t slot;
 
 	tm_index_lock(s->index, h, &c);
 	slot = tm_cursor_get(&c);
-	if (slot != TM_SLOT_NONE && remove) {
+	if (slot != TM_SLOT_NONE) {
 		tm_page_dead_locked(s, p, slot);
 		tm_cursor_set(&c, TM_SLOT_NONE);
-	} else if (slot != TM_SLOT_NONE) {
-		tm_segment_ref(s->arena, tm_slot_segment(slot));
-		tm_cursor_set(&c, tm_slot_hit(slot));
 	}
 	tm_index_unlock(&c);
-	if (slot != TM_SLOT_NONE && remove)
+	if (slot != TM_SLOT_NONE)
 		tm_ghost_remember(&p->ghost, tm_ghost_hash(&h->oid, h->index));
 	return slot;
 }
@@ -344,7 +358,7 @@ static int lost(
 static int get_once(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h, bool remove,
 	void *ret_page)
 {
-	uint64_t slot = pin(s, p, h, remove);
+	uint64_t slot = remove ? take_out(s, p, h) : tm_page_pin(s, h, true);
 	int rc;
 
 	if (slot == TM_SLOT_NONE)
@@ -425,7 +439,7 @@ static int replace_once(
 	struct tm_store *s, struct tm_pool *p, const struct tm_handle *h, const void *page)
 {
 	uint8_t scratch[p->page_bytes];
-	uint64_t slot = pin(s, p, h, false), location = tm_slot_location(slot);
+	uint64_t slot = tm_page_pin(s, h, true), location = tm_slot_location(slot);
 	int rc;
 
 	if (slot == TM_SLOT_NONE)
@@ -441,7 +455,7 @@ static int modify_once(struct tm_store *s, struct tm_pool *p, const struct tm_ha
 	uint32_t offset, uint32_t length, const void *buf, void *ret_old)
 {
 	uint8_t page[p->page_bytes], old[length + 1], scratch[p->page_bytes];
-	uint64_t slot = pin(s, p, h, false), location = tm_slot_location(slot);
+	uint64_t slot = tm_page_pin(s, h, true), location = tm_slot_location(slot);
 	int rc;
 
 	if (slot == TM_SLOT_NONE)

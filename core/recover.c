@@ -39,12 +39,9 @@ static struct tm_pool *pool_of(
 
 static uint64_t sequence_at(struct tm_store *s, uint64_t slot)
 {
-	uint32_t id = tm_slot_segment(slot), offset = tm_slot_offset(slot);
 	struct tm_entry_view e = {.seq = 0};
 
-	/* It was walked already, so it can be taken apart. */
-	tm_entry_view(tm_segment_data(s->arena, id) + offset,
-		tm_arena_segment_bytes(s->arena) - offset, &tm_segment(s->arena, id)->oid, &e);
+	tm_log_view(s->arena, slot, &e); /* it was walked already, so it can be taken apart */
 	return e.seq;
 }
 

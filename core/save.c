@@ -93,7 +93,6 @@ static void unpin(struct save *v, uint64_t slot)
 /* Send the entry at `slot`, whose segment is pinned, or that there is none. */
 static int send_slot(struct save *v, const struct tm_handle *h, uint32_t pool, uint64_t slot)
 {
-	uint32_t id = tm_slot_segment(slot), offset = tm_slot_offset(slot);
 	struct tm_stream_page page = {
 		.pool = v->number[pool], .oid = h->oid, .index = h->index, .gone = true};
 	struct tm_pool *p = v->pools[pool];
@@ -101,11 +100,9 @@ static int send_slot(struct save *v, const struct tm_handle *h, uint32_t pool, u
 	int rc;
 
 	if (slot != TM_SLOT_NONE) {
-		const struct tm_segment *seg = tm_segment(v->s->arena, id);
-		const uint8_t *at = tm_segment_data(v->s->arena, id) + offset;
+		const struct tm_segment *seg = tm_segment(v->s->arena, tm_slot_segment(slot));
 		struct tm_entry_view e;
-		bool good = tm_entry_view(at, tm_arena_segment_bytes(v->s->arena) - offset,
-				    &seg->oid, &e) == 0 &&
+		bool good = tm_log_view(v->s->arena, slot, &e) == 0 &&
 			tm_entry_is(&e, &h->oid, h->index);
 
 		if (!good && tm_pool_is_persistent(p))
@@ -183,22 +180,6 @@ static int send_elsewhere(struct save *v)
 	while (rc == 0 && e->ops && e->ops->next(e->opaque, &at, SPAN_MAX, &span))
 		rc = send_span(v, &span);
 	return rc;
-}
-
-/* --- one page, wherever it is ----------------------------------------------------------------- */
-
-/* Look a page up and pin its segment, without counting that as a hit. */
-static uint64_t pin(struct save *v, const struct tm_handle *h)
-{
-	struct tm_cursor c;
-	uint64_t slot;
-
-	tm_index_lock(v->s->index, h, &c);
-	slot = tm_cursor_get(&c);
-	if (slot != TM_SLOT_NONE)
-		tm_segment_ref(v->s->arena, tm_slot_segment(slot));
-	tm_index_unlock(&c);
-	return slot;
 }
 
 /* --- all pages -------------------------------------------------------------------------------- */
@@ -320,7 +301,7 @@ static int each_changed(struct save *v, const struct tm_changed_run *run,
 
 static int send_now(struct save *v, const struct tm_handle *h, uint32_t pool)
 {
-	uint64_t slot = pin(v, h);
+	uint64_t slot = tm_page_pin(v->s, h, false);
 	bool have = false;
 	int rc = slot == TM_SLOT_NONE ? fetch_one(v, h, pool, 0, &have) : 0;
 
@@ -337,7 +318,7 @@ static int send_later(struct save *v, const struct tm_handle *h, uint32_t pool)
 	bool have = false;
 	int rc = 0;
 
-	*last = (struct last){*h, pool, NO_COPY, pin(v, h)};
+	*last = (struct last){*h, pool, NO_COPY, tm_page_pin(v->s, h, false)};
 	if (last->slot != TM_SLOT_NONE || !v->elsewhere.ops)
 		return 0;
 	if (v->copies == v->copies_max)

@@ -130,6 +130,11 @@ void tm_pool_tear_down(struct tm_store *s, struct tm_pool *p);
 /* Rebuild pools and index from an attached arena. -ENOMEM. */
 int tm_recover(struct tm_store *s, bool ephemeral);
 
+/* Look a page up and pin its segment; `hit` counts as a use. TM_SLOT_NONE when there is none. The
+ * other one begins with the place locked, and unlocks it. */
+uint64_t tm_page_pin(struct tm_store *s, const struct tm_handle *h, bool hit);
+uint64_t tm_page_pin_locked(struct tm_store *s, struct tm_cursor *c, bool hit);
+
 /* The gauge that a codec's pages are counted in, or TM_STAT_COUNT. */
 enum tm_stat tm_codec_gauge(enum tm_codec codec);
 

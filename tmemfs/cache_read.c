@@ -134,8 +134,7 @@ static int read_uncached(struct tm_cache *cache, struct tm_buffer *b, const stru
 	return 0;
 }
 
-/* The version as it is now. */
-static struct tm_version snapshot(struct tm_cache *cache, struct tm_inode *inode)
+struct tm_version tm_cache_snapshot(struct tm_cache *cache, struct tm_inode *inode)
 {
 	pthread_rwlock_t *lock = tm_cache_stripe(cache, inode);
 	struct tm_version v;
@@ -150,12 +149,12 @@ static struct tm_version snapshot(struct tm_cache *cache, struct tm_inode *inode
 static struct tm_version usable_version(
 	struct tm_cache *cache, struct tm_inode *inode, struct tm_source *source)
 {
-	struct tm_version v = snapshot(cache, inode);
+	struct tm_version v = tm_cache_snapshot(cache, inode);
 
 	if (v.cacheable || v.writers > 0 || tm_wall_ns() < v.trust_ns)
 		return v;
 	(void)tm_cache_renew(cache, inode, source->fd(source->opaque));
-	return snapshot(cache, inode);
+	return tm_cache_snapshot(cache, inode);
 }
 
 /* Does the request want all there is of page `i`? */
@@ -341,7 +340,7 @@ bool tm_cache_ahead(
 {
 	struct tm_cache *cache = opaque;
 	struct tm_buffer *b = buffer_of_thread(cache);
-	struct tm_version v = snapshot(cache, inode);
+	struct tm_version v = tm_cache_snapshot(cache, inode);
 	int64_t end = TM_MIN(off + (int64_t)len, v.size), stop;
 	bool whole;
 	int fd;

@@ -39,6 +39,9 @@ struct tm_cache {
 /* The lock of the inode's version. */
 pthread_rwlock_t *tm_cache_stripe(struct tm_cache *cache, const struct tm_inode *inode);
 
+/* The version that is cached, as it is now. Takes the inode's stripe. */
+struct tm_version tm_cache_snapshot(struct tm_cache *cache, struct tm_inode *inode);
+
 /* Called by the queue's threads: put one page, if it is still what the file holds. */
 void tm_cache_put(void *opaque, const struct tm_put *put);
 

@@ -47,17 +47,6 @@ struct tm_usage tm_cache_usage(struct tm_cache *cache)
 	return usage;
 }
 
-static struct tm_version snapshot(struct tm_cache *cache, struct tm_inode *inode)
-{
-	pthread_rwlock_t *lock = tm_cache_stripe(cache, inode);
-	struct tm_version v;
-
-	pthread_rwlock_rdlock(lock);
-	v = inode->version;
-	pthread_rwlock_unlock(lock);
-	return v;
-}
-
 static uint32_t wait_of(const struct tm_version *v)
 {
 	int64_t ms = (v->trust_ns - tm_wall_ns()) / NS_PER_MS + 1;
@@ -78,13 +67,13 @@ static int find_version(struct warming *w)
 	if (w->inode->type != S_IFREG || atomic_load(&w->inode->excluded) ||
 		atomic_load(&cache->destroyed))
 		return 0;
-	*v = snapshot(cache, w->inode);
+	*v = tm_cache_snapshot(cache, w->inode);
 	if (!v->cacheable || v->written) {
 		fd = w->source->fd(w->source->opaque);
 		if (fd < 0)
 			return fd;
 		(void)tm_cache_renew(cache, w->inode, fd);
-		*v = snapshot(cache, w->inode);
+		*v = tm_cache_snapshot(cache, w->inode);
 	}
 	w->done.size = (uint64_t)v->size;
 	if ((uint64_t)v->size > cache->file_max ||
