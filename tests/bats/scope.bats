@@ -26,7 +26,7 @@ on_loop() {
 
 drop_backing() {
 	umount "$MNT"
-	umount "$BACK"
+	retry 5 umount "$BACK" # once the server is gone
 }
 
 serve() { tmemfs -o name=cache "$BACK" "$MNT" 3>&-; }
