@@ -19,7 +19,7 @@
 struct worker {
 	const struct corpus *c;
 	struct bench_store *b;
-	uint32_t from, step;
+	uint32_t from, step, rounds;
 	bool own_object, put;
 };
 
@@ -30,8 +30,8 @@ static void *work(void *arg)
 	uint8_t page[TM_PAGE_SIZE];
 	int rc = 0;
 
-	for (uint32_t i = w->from; rc == 0 && i < w->c->count; i += w->step) {
-		uint32_t n = w->c->order[i];
+	for (uint32_t i = w->from; rc == 0 && i < w->c->count * w->rounds; i += w->step) {
+		uint32_t n = w->c->order[i % w->c->count];
 
 		if (w->put)
 			rc = tm_store_put(w->b->store, 0, &oid, n, corpus_page(w->c, n));
@@ -46,17 +46,18 @@ static void *work(void *arg)
 static double run_threads(
 	const struct corpus *c, struct bench_store *b, uint32_t threads, bool own, bool put)
 {
+	uint32_t rounds = put ? 1 : 20; /* some tenths of a second, or a late start would count */
 	struct worker w[2];
 	pthread_t id[2];
 	double start = wall_seconds();
 
 	for (uint32_t i = 0; i < threads; i++) {
-		w[i] = (struct worker){c, b, i, threads, own, put};
+		w[i] = (struct worker){c, b, i, threads, rounds, own, put};
 		pthread_create(&id[i], NULL, work, &w[i]);
 	}
 	for (uint32_t i = 0; i < threads; i++)
 		pthread_join(id[i], NULL);
-	return c->count / (wall_seconds() - start);
+	return (double)c->count * rounds / (wall_seconds() - start);
 }
 
 static void threads(const struct corpus *c)
