@@ -69,10 +69,12 @@ struct tm_fsctl_pinned {
 	char data[TM_FSCTL_PINNED_BYTES];
 };
 
+#define TM_FSCTL_NO_LOOK UINT64_MAX
+
 /* One of them; the next follows at a multiple of 8. */
 struct tm_fsctl_pinned_entry {
 	uint64_t bytes;   /* of the limit */
-	uint64_t kept;    /* that were there when it was last looked at */
+	uint64_t kept;    /* that were there at the last look; TM_FSCTL_NO_LOOK: none yet */
 	uint32_t length;  /* of the path, with its NUL */
 	uint32_t skipped; /* 0 */
 	char path[]; /* where it was last seen, from the mount's root; "" when that is unknown */

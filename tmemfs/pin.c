@@ -33,6 +33,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "core/fsctl.h"
 #include "tmemfs/fs.h"
 
 #define NS_PER_SEC  1000000000ull
@@ -143,6 +144,7 @@ int tm_pins_add(struct tm_pins *pins, struct tm_inode *inode, uint64_t size, uin
 	if (!pin)
 		return -ENOMEM;
 	pin->bytes = charge(pins, size);
+	pin->kept = TM_FSCTL_NO_LOOK;
 	pin->inode = tm_inode_ref(inode);
 	if (!tm_inode_place(inode, &pin->dir, &pin->name))
 		pin->dir = NULL;

@@ -48,7 +48,7 @@ struct tm_pins_total tm_pins_total(struct tm_pins *pins);
 struct tm_pinned {
 	uint64_t number; /* grows from one to the next */
 	uint64_t bytes;  /* of the limit */
-	uint64_t kept;   /* that were there when it was last looked at */
+	uint64_t kept;   /* that were there at the last look, or TM_FSCTL_NO_LOOK */
 	char *path; /* from the root, where it was last seen; "" unknown; the caller's to free */
 };
 

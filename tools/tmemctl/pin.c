@@ -79,7 +79,7 @@ static void add_cells(struct tm_table *table, const struct tm_fsctl_pinned_entry
 	char text[TM_SIZE_TEXT_MAX];
 
 	tm_table_add(table, tm_size_format(e->bytes, text));
-	tm_table_add(table, tm_size_format(e->kept, text));
+	tm_table_add(table, e->kept == TM_FSCTL_NO_LOOK ? "-" : tm_size_format(e->kept, text));
 	for (char *p = path; *p; p++)
 		if ((unsigned char)*p < ' ' || *p == 0x7f)
 			*p = '?';
@@ -106,9 +106,11 @@ static int list(int fd, struct tm_table *table, json_t *array)
 			p += TM_ALIGN(sizeof(e) + e.length, sizeof(uint64_t));
 			if (array)
 				json_array_append_new(array,
-					json_pack("{s:o,s:I,s:I}", "path", path_json(path), "bytes",
+					json_pack("{s:o,s:I,s:o}", "path", path_json(path), "bytes",
 						(json_int_t)e.bytes, "cached_bytes",
-						(json_int_t)e.kept));
+						e.kept == TM_FSCTL_NO_LOOK
+							? json_null()
+							: json_integer((json_int_t)e.kept)));
 			else
 				add_cells(table, &e, path);
 		}
