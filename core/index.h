@@ -128,8 +128,8 @@ bool tm_index_is_marked_locked(const struct tm_cursor *cursor);
 void tm_index_mark_object(struct tm_objects *objects, const struct tm_oid *oid);
 bool tm_index_is_object_marked(struct tm_objects *objects, const struct tm_oid *oid);
 
-/* Take out every slot for which `drop` says true, each under its shard's lock: one walk over all
- * there is, 2 to 4 ns a page, and up to 0.1 ms for each lock. */
+/* Take out every slot for which `drop` says true, each under its shard's lock, in one walk over all
+ * there is. */
 void tm_index_drop(struct tm_index *ix,
 	bool (*drop)(void *opaque, const struct tm_handle *h, uint64_t slot), void *opaque);
 

@@ -166,7 +166,7 @@ bool tm_make_room(struct tm_store *s, enum tm_room room, int rc, uint64_t seen);
 
 /* Evict at least `bytes` of whole segments at once, if that is cheaper than one after the other:
  * where it is a large part of the store. Less where there is less, or no memory for it. Under the
- * reclaim lock; 10 ms for 1 GiB. */
+ * reclaim lock; 20 ms for 1 GiB. */
 void tm_drop(struct tm_store *s, uint64_t bytes);
 
 /* A segment is worth cleaning for a put as long as no more of it is alive. */
@@ -206,7 +206,7 @@ struct tm_original {
 };
 
 /* Is a page with these bytes, whose XXH3 is `content`, stored under another handle than `h`?
- * `scratch` has room for a page. Up to 2 us, and a lookup in another shard; holds no lock. */
+ * `scratch` has room for a page. Takes as long as a get when there is one; holds no lock. */
 bool tm_dedup_find(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h,
 	const void *page, uint64_t content, void *scratch, struct tm_original *ret_original);
 
