@@ -141,6 +141,29 @@ settle() {
 	done
 }
 
+@test "whom a command removed stays out under the next tmemd, whatever the configuration says" {
+	printf 'shared-auth = %s root 1234\n' "$U" >"$T/conf"
+	host -c "$T/conf"
+	tmemctl shared-auth remove $U 1234
+	[ "$(tmemctl shared-auth list)" = "$U 0 root" ]
+	kill -9 "$(host_pid)"
+	retry 10 not tmemctl list
+	host -c "$T/conf"
+	[ "$(tmemctl shared-auth list)" = "$U 0 root" ]
+	tmemctl shared-auth remove $U root
+	not mount_at a
+	tmemctl shared-auth add $U 1234
+	stop_host
+	retry 10 not tmemctl list
+	retry 10 host -c "$T/conf"
+	[ "$(tmemctl shared-auth list | cut -d' ' -f 1,2)" = "$U 1234" ]
+	# Whom the configuration does not let in any more needs no removing.
+	stop_host
+	printf 'shared-auth = %s 99\n' "$U" >"$T/conf"
+	retry 10 host -c "$T/conf"
+	[ "$(tmemctl shared-auth list | cut -d' ' -f 1,2)" = "$U 99" ]
+}
+
 @test "what a command let in holds for the tmemd after this one" {
 	host
 	allow 0 1234

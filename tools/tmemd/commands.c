@@ -23,6 +23,7 @@
 #include "tools/tmemd/join.h"
 #include "tools/tmemd/lease.h"
 #include "tools/tmemd/log.h"
+#include "tools/tmemd/orders.h"
 #include "tools/tmemd/policy.h"
 #include "tools/tmemd/session.h"
 #include "tools/tmemd/snapshot.h"
@@ -182,8 +183,10 @@ static int set_frozen(struct call *call, bool frozen)
 
 	if (rc < 0)
 		return rc;
-	if (!only)
+	if (!only) {
 		call->host->all_frozen = frozen;
+		tm_orders_keep(call->host);
+	}
 	for (struct tm_client *c = NULL; (c = tm_registry_next(call->host->registry, c));) {
 		if (only && c != only)
 			continue;
@@ -248,6 +251,7 @@ static int set_policy(struct call *call, const char *name)
 		return tm_error_set(
 			&call->error, TM_ERROR_PARAMETER, "policy has to be 'weight' or 'benefit'");
 	tm_lease_set_policy(call->host, policy);
+	tm_orders_keep(call->host);
 	tm_log("memory that is short goes by %s", tm_policy_names[policy]);
 	tm_lease_update(call->host);
 	return 0;
@@ -282,10 +286,8 @@ static int run_set(struct call *call)
 		client->weight = new_weight;
 		atomic_store(&client->ledger->weight, new_weight);
 	}
-	if (cap) {
+	if (cap)
 		client->cap = json_is_null(cap) ? TM_CAP_NONE : (uint64_t)json_integer_value(cap);
-		atomic_store(&client->ledger->cap_bytes, client->cap);
-	}
 	if (compress)
 		atomic_store(&client->ledger->compress,
 			strcmp(compress, "lz4") ? TM_COMPRESS_NONE : TM_COMPRESS_LZ4);
@@ -293,7 +295,10 @@ static int run_set(struct call *call)
 		atomic_store(&client->ledger->recompress, json_is_true(recompress));
 	call->host->benefit_stale = true;
 	tm_lease_update(call->host);
-	return 0;
+	if (tm_lease_cap_holds(client))
+		return 0;
+	rc = tm_wait_cap(call->host, call->session, call->request.id, client);
+	return rc < 0 ? rc : CALL_WAITS;
 }
 
 static int run_destroy(struct call *call)

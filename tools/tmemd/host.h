@@ -23,6 +23,7 @@ LIST_HEAD(tm_wait_list, tm_wait);
 LIST_HEAD(tm_watcher_list, tm_watcher);
 struct tm_door;
 struct tm_launch;
+struct tm_orders;
 
 /* What was refused, delayed or dropped, since the start. */
 struct tm_host_counters {
@@ -40,6 +41,7 @@ struct tm_host {
 	struct tm_host_counters counters;
 	struct tm_launch *launch; /* NULL: it could not be started */
 	struct tm_door *door;     /* to shared pools; NULL: it could not be opened */
+	struct tm_orders *orders; /* for the next host; NULL: nothing is remembered */
 	struct tm_machine *machine;
 	struct tm_machine_memory memory; /* of the last lease, as are: */
 	uint64_t limit, reserve;         /* what the configuration means with so much memory */

@@ -75,8 +75,7 @@ static void succeed(struct tm_client *orphan, const struct tm_client *model)
 	const struct tm_ledger *left = orphan->ledger;
 
 	orphan->weight = model->weight;
-	read_orders(left, orphan);
-	atomic_store(&model->ledger->cap_bytes, atomic_load(&left->cap_bytes));
+	read_orders(left, orphan); /* the cap comes into the ledger with the grant (lease.c) */
 	atomic_store(&model->ledger->weight, atomic_load(&left->weight));
 	atomic_store(&model->ledger->frozen, atomic_load(&left->frozen));
 	atomic_store(&model->ledger->compress, atomic_load(&left->compress));

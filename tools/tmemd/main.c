@@ -21,6 +21,7 @@
 #include "tools/tmemd/lease.h"
 #include "tools/tmemd/listen.h"
 #include "tools/tmemd/log.h"
+#include "tools/tmemd/orders.h"
 #include "tools/tmemd/peer.h"
 #include "tools/tmemd/pool_main.h"
 #include "tools/tmemd/server.h"
@@ -80,8 +81,10 @@ static int prepare(struct tm_host *host, struct tm_listen **ret_listen)
 	rc = tm_registry_new(&host->registry);
 	if (rc == 0)
 		rc = tm_machine_open("", &host->machine);
-	if (rc == 0)
+	if (rc == 0) {
+		host->orders = tm_orders_open(host);
 		open_door(host);
+	}
 	if (rc == 0)
 		rc = tm_daemon_confine();
 	if (rc == 0)
@@ -137,6 +140,7 @@ int main(int argc, char **argv)
 		status = 1;
 	}
 	tm_door_close(host.door);
+	tm_orders_close(host.orders);
 	tm_launch_close(host.launch);
 	tm_machine_close(host.machine);
 	tm_registry_free(host.registry);
