@@ -106,6 +106,8 @@ near() {
 	client d -n b -e 64M -c
 	tmemctl set b cap=1M 3>&- &
 	setting=$!
+	capped() { is b cap_bytes $((1 << 20)); }
+	retry 10 capped
 	kill -9 "$CLIENT"
 	wait "$setting"
 }

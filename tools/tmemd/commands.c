@@ -20,6 +20,7 @@
 #include "tools/common/schema.h"
 #include "tools/tmemd/describe.h"
 #include "tools/tmemd/door.h"
+#include "tools/tmemd/fdstore.h"
 #include "tools/tmemd/join.h"
 #include "tools/tmemd/lease.h"
 #include "tools/tmemd/log.h"
@@ -133,6 +134,7 @@ static int run_keep(struct call *call)
 	if (client->kept[kept] >= 0)
 		close(client->kept[kept]);
 	client->kept[kept] = fd;
+	tm_fdstore_keep(call->host, client, kept);
 	return 0;
 }
 
@@ -315,6 +317,7 @@ static int run_destroy(struct call *call)
 	if (!client->session) {
 		tm_watch_client(call->host, "destroyed", client);
 		tm_log("the memory of client %u '%s' was dropped", client->id, client->name);
+		tm_fdstore_forget(call->host, client);
 		tm_registry_remove(call->host->registry, client);
 		tm_lease_update(call->host);
 		call->result = json_pack("{s:b}", "destroyed", true);

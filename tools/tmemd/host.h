@@ -22,6 +22,7 @@
 LIST_HEAD(tm_wait_list, tm_wait);
 LIST_HEAD(tm_watcher_list, tm_watcher);
 struct tm_door;
+struct tm_fdstore;
 struct tm_launch;
 struct tm_orders;
 
@@ -41,6 +42,7 @@ struct tm_host {
 	struct tm_host_counters counters;
 	struct tm_launch *launch; /* NULL: it could not be started */
 	struct tm_door *door;     /* to shared pools; NULL: it could not be opened */
+	struct tm_fdstore *fdstore; /* of systemd; NULL: it has none for us */
 	struct tm_orders *orders; /* for the next host; NULL: nothing is remembered */
 	struct tm_machine *machine;
 	struct tm_machine_memory memory; /* of the last lease, as are: */
