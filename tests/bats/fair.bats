@@ -17,10 +17,10 @@ putter() {
 	retry 30 clients_are $((before + 1))
 }
 
-# ended PID NAME KEY: end a putter; a number of what it has to say.
+# ended PID NAME KEY: end a putter; a number of what it has to say. (In a subshell there is no waiting for its end.)
 ended() {
 	kill "$1"
-	wait "$1"
+	retry 30 test -s "$T/$2.json"
 	jq ".$3" "$T/$2.json"
 }
 

@@ -135,6 +135,8 @@ static int run_keep(struct call *call)
 		close(client->kept[kept]);
 	client->kept[kept] = fd;
 	tm_fdstore_keep(call->host, client, kept);
+	if (kept == TM_KEPT_STORE)
+		tm_orders_found(call->host, client);
 	return 0;
 }
 
@@ -161,6 +163,9 @@ static int run_reclaim(struct call *call)
 	if (tm_registry_keeper(registry, name, type, peer.uid))
 		return name_is_taken(call, name);
 	orphan = tm_registry_orphan(registry, name, type, peer.uid);
+	if (!orphan && tm_orders_lost(call->host, name, type, peer.uid))
+		return tm_error_set(&call->error, TM_ERROR_NO_CLIENT,
+			"what was left here is lost: the host that kept it was killed, too");
 	if (!orphan || orphan->kept[kept] < 0)
 		return tm_error_set(&call->error, TM_ERROR_NO_CLIENT, "nothing was left here");
 	call->result_fd = orphan->kept[kept];
@@ -319,6 +324,7 @@ static int run_destroy(struct call *call)
 		tm_log("the memory of client %u '%s' was dropped", client->id, client->name);
 		tm_fdstore_forget(call->host, client);
 		tm_registry_remove(call->host->registry, client);
+		tm_orders_keep(call->host);
 		tm_lease_update(call->host);
 		call->result = json_pack("{s:b}", "destroyed", true);
 		return call->result ? 0 : -ENOMEM;

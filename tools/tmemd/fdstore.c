@@ -2,8 +2,8 @@
 /*
  * fdstore.c - systemd's descriptor store, by the protocol of sd_notify(3) and sd_listen_fds(3)
  *
- * After those manuals; without libsystemd, which would wait where systemd does not read. What it has
- * no room for at the moment waits here, in order, with a duplicate of the descriptor.
+ * After those manuals; without libsystemd, which would wait where systemd does not read. What it
+ * has no room for at the moment waits here, in order, with a duplicate of the descriptor.
  */
 #include "tools/tmemd/fdstore.h"
 
@@ -22,6 +22,7 @@
 #include "core/util.h"
 #include "tools/tmemd/host.h"
 #include "tools/tmemd/log.h"
+#include "tools/tmemd/orders.h"
 
 #define FIRST_FD 3 /* by the protocol */
 #define WHO_MAX  256
@@ -153,8 +154,10 @@ static int send_message(struct tm_fdstore *s, const char *text, int fd)
 {
 	char control[CMSG_SPACE(sizeof(fd))] = {0};
 	struct iovec iov = {(char *)text, strlen(text)};
-	struct msghdr message = {
-		.msg_name = &s->address, .msg_namelen = s->length, .msg_iov = &iov, .msg_iovlen = 1};
+	struct msghdr message = {.msg_name = &s->address,
+		.msg_namelen = s->length,
+		.msg_iov = &iov,
+		.msg_iovlen = 1};
 
 	if (s->fd < 0)
 		s->fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -379,6 +382,7 @@ static int load_group(struct tm_host *host, const struct group *g)
 	}
 	if (is_dead(client->kept[TM_KEPT_STORE]))
 		tm_client_orphaned(client);
+	tm_orders_found(host, client);
 	tm_log("client %u '%s': systemd has kept its memory", client->id, client->name);
 	return 0;
 }

@@ -66,13 +66,13 @@ static int map_ledger(struct tm_session *session, bool keep, struct tm_ledger **
 
 /* Who took over what an orphan left takes its place here too. The descriptors stay: until the
  * successor has sent its own, its death must not cost them. */
-static void succeed(
-	struct tm_host *host, struct tm_client *orphan, const struct tm_client *model)
+static void succeed(struct tm_host *host, struct tm_client *orphan, const struct tm_client *model)
 {
 	const struct tm_ledger *left = orphan->ledger;
 
 	orphan->weight = model->weight;
-	tm_client_read_orders(left, orphan); /* the cap comes into the ledger with the grant (lease.c) */
+	tm_client_read_orders(
+		left, orphan); /* the cap comes into the ledger with the grant (lease.c) */
 	atomic_store(&model->ledger->weight, atomic_load(&left->weight));
 	atomic_store(&model->ledger->frozen, atomic_load(&left->frozen));
 	atomic_store(&model->ledger->compress, atomic_load(&left->compress));

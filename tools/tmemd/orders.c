@@ -15,9 +15,18 @@
 
 #define ORDERS_FILE ".orders"
 
+struct owner {
+	char name[TM_NAME_MAX + 1], type[TM_NAME_MAX + 1];
+	uid_t uid;
+};
+
 struct tm_orders {
 	int dir_fd;
 	char *name; /* of the file in it */
+
+	/* Whose store an earlier tmemd had, and who has not been seen since. */
+	struct owner missing[TM_CLIENTS_MAX];
+	size_t missing_count;
 };
 
 static int open_directory(struct tm_orders *o, const char *path)
@@ -31,12 +40,31 @@ static int open_directory(struct tm_orders *o, const char *path)
 	return o->dir_fd < 0 ? -errno : 0;
 }
 
+/* 0; -EINVAL. The rest of a line "kept\tUID\tTYPE\tNAME". */
+static int note_missing(struct tm_orders *o, char *rest)
+{
+	char *uid = strsep(&rest, "\t"), *type = strsep(&rest, "\t"), *end;
+	struct owner *owner = &o->missing[o->missing_count];
+
+	if (!uid || !type || !rest || strlen(type) > TM_NAME_MAX || strlen(rest) > TM_NAME_MAX ||
+		o->missing_count == TM_CLIENTS_MAX)
+		return -EINVAL;
+	owner->uid = (uid_t)strtoul(uid, &end, 10);
+	strcpy(owner->type, type);
+	strcpy(owner->name, rest);
+	o->missing_count += *end == '\0';
+	return *end ? -EINVAL : 0;
+}
+
 /* 0; -EINVAL the line is none that write_orders() writes. */
-static int follow(struct tm_host *host, char *line)
+static int follow(struct tm_orders *o, struct tm_host *host, char *line)
 {
 	enum tm_policy policy, instead;
-	char *word = strtok(line, " ");
+	char *word;
 
+	if (strncmp(line, "kept\t", strlen("kept\t")) == 0)
+		return note_missing(o, line + strlen("kept\t"));
+	word = strtok(line, " ");
 	if (!word || strcmp(word, "frozen") == 0) {
 		host->all_frozen |= word != NULL;
 		return 0;
@@ -63,7 +91,7 @@ static int read_orders(struct tm_orders *o, struct tm_host *host)
 		return rc;
 	while (rc == 0 && getline(&line, &size, file) > 0) {
 		line[strcspn(line, "\n")] = '\0';
-		rc = follow(host, line);
+		rc = follow(o, host, line);
 	}
 	if (rc == 0 && ferror(file))
 		rc = -EIO;
@@ -106,29 +134,83 @@ void tm_orders_close(struct tm_orders *o)
 	free(o);
 }
 
+static void write_kept(FILE *file, const char *name, const char *type, uid_t uid)
+{
+	fprintf(file, "kept\t%u\t%s\t%s\n", uid, type, name);
+}
+
 static void write_orders(FILE *file, const void *opaque)
 {
 	const struct tm_host *host = opaque;
+	const struct tm_orders *o = host->orders;
 
 	if (host->policy != host->config.policy)
 		fprintf(file, "policy %s instead of %s\n", tm_policy_names[host->policy],
 			tm_policy_names[host->config.policy]);
 	if (host->all_frozen)
 		fprintf(file, "frozen\n");
+	for (struct tm_client *c = NULL; (c = tm_registry_next(host->registry, c));)
+		if (c->kept[TM_KEPT_STORE] >= 0)
+			write_kept(file, c->name, c->type, c->uid);
+	for (size_t i = 0; i < o->missing_count; i++)
+		write_kept(file, o->missing[i].name, o->missing[i].type, o->missing[i].uid);
 }
 
-void tm_orders_keep(const struct tm_host *host)
+/* Is there anything to say? */
+static bool is_worth_a_file(const struct tm_host *host)
+{
+	for (struct tm_client *c = NULL; (c = tm_registry_next(host->registry, c));)
+		if (c->kept[TM_KEPT_STORE] >= 0)
+			return true;
+	return host->policy != host->config.policy || host->all_frozen ||
+		host->orders->missing_count > 0;
+}
+
+void tm_orders_keep(struct tm_host *host)
 {
 	struct tm_orders *o = host->orders;
 	int rc = 0;
 
 	if (!o)
 		return;
-	if (host->policy != host->config.policy || host->all_frozen)
+	if (is_worth_a_file(host))
 		rc = tm_beside_save(o->dir_fd, o->name, write_orders, host);
 	else if (unlinkat(o->dir_fd, o->name, 0) < 0 && errno != ENOENT)
 		rc = -errno;
 	if (rc < 0)
 		tm_log("%s: %s: what was said of the host is forgotten when this tmemd ends",
 			o->name, strerror(-rc));
+}
+
+static bool take_missing(struct tm_orders *o, const char *name, const char *type, uid_t uid)
+{
+	for (size_t i = 0; o && i < o->missing_count; i++) {
+		const struct owner *m = &o->missing[i];
+
+		if (m->uid != uid || strcmp(m->type, type) || strcmp(m->name, name))
+			continue;
+		o->missing[i] = o->missing[--o->missing_count];
+		return true;
+	}
+	return false;
+}
+
+void tm_orders_found(struct tm_host *host, const struct tm_client *client)
+{
+	take_missing(host->orders, client->name, client->type, client->uid);
+	tm_orders_keep(host);
+}
+
+bool tm_orders_lost(struct tm_host *host, const char *name, const char *type, uid_t uid)
+{
+	char text[TM_NAME_MAX + 1];
+
+	tm_printable(text, sizeof(text), name, SIZE_MAX);
+	if (!take_missing(host->orders, text, type, uid))
+		return false;
+	tm_log("client '%s': what the last one of its name had in memory is lost: it ended without "
+	       "taking leave, and so did the tmemd that kept that",
+		text);
+	tm_orders_keep(host);
+	return true;
 }

@@ -25,6 +25,7 @@
 #include "tools/tmemd/fdstore.h"
 #include "tools/tmemd/lease.h"
 #include "tools/tmemd/log.h"
+#include "tools/tmemd/orders.h"
 #include "tools/tmemd/snapshot.h"
 #include "tools/tmemd/wait.h"
 #include "tools/tmemd/watch.h"
@@ -77,6 +78,7 @@ int tm_session_new(struct tm_host *host, int fd, const struct ucred *peer, enum 
 void tm_session_free(struct tm_session *session)
 {
 	struct tm_client *client = session->client;
+	bool keeps;
 
 	tm_watch_stop(session->watcher);
 	if (session->wait)
@@ -88,7 +90,10 @@ void tm_session_free(struct tm_session *session)
 		if (client->kept[TM_KEPT_STORE] < 0 || client->took_leave) {
 			tm_log("client %u '%s' left", client->id, client->name);
 			tm_fdstore_forget(session->host, client);
+			keeps = client->kept[TM_KEPT_STORE] >= 0;
 			tm_registry_remove(session->host->registry, client);
+			if (keeps)
+				tm_orders_keep(session->host);
 		} else {
 			tm_log("client %u '%s' died; its memory is kept", client->id, client->name);
 			tm_client_orphaned(client);
