@@ -273,6 +273,7 @@ install: all ## install below DESTDIR and PREFIX
 	ln -sf tmemctl $(SHARE)/bash-completion/completions/tmemstat
 	install -m 644 etc/completion/_tmemctl $(SHARE)/zsh/site-functions
 	install -m 644 etc/completion/tmemctl.fish $(SHARE)/fish/vendor_completions.d
+	ln -sf tmemctl.fish $(SHARE)/fish/vendor_completions.d/tmemstat.fish
 
 uninstall: ## remove what install put below DESTDIR and PREFIX
 	$(Q)list=$$(mktemp -d) && trap 'rm -rf "$$list"' EXIT && $(MAKE) -s install DESTDIR="$$list" && \

@@ -9,7 +9,7 @@
 uint64_t tm_budget_limit(const struct tm_budget *b)
 {
 	uint64_t own = atomic_load_explicit(&b->ledger->limit_bytes, memory_order_relaxed);
-	uint64_t granted = atomic_load_explicit(&b->ledger->granted_bytes, memory_order_relaxed);
+	uint64_t granted = atomic_load(&b->ledger->granted_bytes);
 
 	return TM_MIN(own, granted);
 }
@@ -19,23 +19,31 @@ uint64_t tm_budget_used(const struct tm_budget *b)
 	return atomic_load_explicit(&b->ledger->used_bytes, memory_order_relaxed);
 }
 
+/* The host sees from `charging` whether anybody still goes by a grant that it has taken back: it
+ * lowers the grant and then reads this, here it is the other way round, and all in one order. */
+static bool charge(struct tm_budget *b, uint64_t bytes, uint64_t need)
+{
+	struct tm_ledger *l = b->ledger;
+	uint64_t used = tm_budget_used(b), limit;
+	bool fits, refused;
+
+	atomic_fetch_add(&l->charging, 1);
+	limit = tm_budget_limit(b);
+	refused = b->refuse && b->refuse(b->opaque);
+	do
+		fits = !refused && used <= limit && need <= limit - used;
+	while (fits && !atomic_compare_exchange_weak(&l->used_bytes, &used, used + bytes));
+	atomic_fetch_sub(&l->charging, 1);
+	return fits;
+}
+
 int tm_budget_charge(struct tm_budget *b, uint64_t bytes, bool privileged)
 {
-	uint64_t need = bytes + (privileged ? 0 : b->headroom);
-	uint64_t limit = tm_budget_limit(b);
-	uint64_t used = tm_budget_used(b);
-
 	if (b->unlimited) {
 		atomic_fetch_add(&b->ledger->used_bytes, bytes);
 		return 0;
 	}
-	if (b->refuse && b->refuse(b->opaque))
-		return -ENOMEM;
-	do {
-		if (used > limit || need > limit - used)
-			return -ENOMEM;
-	} while (!atomic_compare_exchange_weak(&b->ledger->used_bytes, &used, used + bytes));
-	return 0;
+	return charge(b, bytes, bytes + (privileged ? 0 : b->headroom)) ? 0 : -ENOMEM;
 }
 
 void tm_budget_credit(struct tm_budget *b, uint64_t bytes)

@@ -7,8 +7,9 @@
  * afresh at each charge, so a lowered grant holds from the next allocation on.
  *
  * Invariants
- *   1. A charge never takes used_bytes above the limit, not for an instant (compare and swap); only
- * a recovery may find more in use than the limit of the day.
+ *   1. A charge never takes used_bytes above the limit that it has read, not for an instant
+ *      (compare and swap). A limit that falls meanwhile holds when `charging` of the ledger has
+ *      been 0 after that. Only a recovery may find more in use than the limit of the day.
  *   2. `headroom` bytes stay free for privileged charges: moving live pages out of a segment needs
  *      a segment to move them to, or nothing could ever be cleaned in a full store.
  *

@@ -8,13 +8,18 @@
  *      host writes                     client writes
  *      granted_bytes, frozen,          limit, used, want, freeable, segments,
  *      compress, recompress,           every pool's name, flags and counters,
- *      weight, cap                     the counters of its miss-ratio curve
+ *      weight, cap                     the counters of its miss-ratio curve,
+ *                                      charges under way
  *
  * Invariants
  *   1. The size never changes (F_SEAL_SHRINK | F_SEAL_GROW), so neither side can fault the other.
  *   2. Each field has one writer. Every field is read as untrusted by the other side: a wild number
  *      makes a wrong report, never a wrong address.
  *   3. A pool slot is read only while its state is TM_LEDGER_POOL_LIVE.
+ *   4. What cap_bytes says, holds: granted_bytes is never above it, and whoever has read it and
+ *      charges after that goes by such a grant. So a cap that falls is written after the grant has
+ *      fallen and no charge is under way (`charging`) that has seen the old one; a cap that rises
+ *      before the grant does.
  *
  * Locking: none. Fields that change are atomic and independent; a reader sees each at some
  * recent moment, not all at one moment.
@@ -62,6 +67,7 @@ struct tm_ledger {
 	_Atomic uint32_t weight;    /* 0: nothing was said */
 
 	/* Client. */
+	_Atomic uint32_t charging;    /* threads between reading the grant and taking bytes */
 	_Atomic uint64_t limit_bytes; /* the client's own limit; the host can only lower it */
 	_Atomic uint64_t used_bytes;  /* segments, index and everything else the store has */
 	_Atomic uint64_t want_bytes;  /* what it could make use of now, asked ahead of need */

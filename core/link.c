@@ -14,7 +14,9 @@
  *
  * Invariants
  *   1. Between attempts at least BACKOFF_MIN_MS pass, but for the one right after a host was
- * started, so a host that dies at once costs little.
+ * started, so a host that dies at once costs little. In the place of one that was lost none is
+ * started before the backoff is at its longest: who supervises it (systemd) has what dead clients
+ * left, and starts it first.
  *   2. A host that was started is reaped by its own pid: no zombie is left, and no child of the
  * host program is touched.
  *   3. The thread takes no signal: handlers of the host program run in its own threads.
@@ -336,6 +338,7 @@ static void *link_run(void *arg)
 {
 	struct tm_link *link = arg;
 	int backoff = BACKOFF_MIN_MS;
+	bool lost = false;
 
 	pthread_setname_np(pthread_self(), "tmem-link");
 	for (;;) {
@@ -344,14 +347,18 @@ static void *link_run(void *arg)
 
 		if (rc == -ECANCELED || rc == -ESHUTDOWN)
 			return NULL;
-		if (joined)
+		if (joined) {
 			backoff = BACKOFF_MIN_MS;
-		if ((rc == -ENOENT || rc == -ECONNREFUSED) && link->params.start_host) {
+			lost = true;
+		}
+		if ((rc == -ENOENT || rc == -ECONNREFUSED) && link->params.start_host &&
+			(!lost || backoff == BACKOFF_MAX_MS)) {
 			count(&link->host_starts);
 			/* Started: it listens by now. */
 			if (tm_host_start(link->socket, link->stop_fd) == 0 &&
-				backoff == BACKOFF_MIN_MS)
+				(lost || backoff == BACKOFF_MIN_MS))
 				rc = 0;
+			lost = false;
 		}
 		if (!link_sleep(link, rc == -EPROTO ? BACKOFF_VERSION_MS : rc == 0 ? 0 : backoff))
 			return NULL;
@@ -481,6 +488,19 @@ static int reclaim_all(
 	return 0;
 }
 
+/* Where the socket of a host is that was killed, its successor may be on its way, with all that was
+ * left: beginning anew would lose that. */
+static int dial_patiently(const char *path, struct tm_conn **ret_conn)
+{
+	const struct timespec pause = {.tv_nsec = BACKOFF_MIN_MS * 1000000 / 2};
+	uint64_t until = tm_now_ns() + RECLAIM_TIMEOUT_MS * 1000000ull;
+	int rc;
+
+	while ((rc = tm_conn_dial(path, ret_conn)) == -ECONNREFUSED && tm_now_ns() < until)
+		nanosleep(&pause, NULL);
+	return rc;
+}
+
 int tm_link_reclaim(
 	const char *socket, const char *name, const char *type, struct tm_legacy *ret_legacy)
 {
@@ -490,7 +510,7 @@ int tm_link_reclaim(
 
 	if (!path)
 		return -ENOMEM;
-	rc = tm_conn_dial(path, &conn);
+	rc = dial_patiently(path, &conn);
 	if (rc < 0)
 		return rc;
 	rc = reclaim_all(conn, name, type, ret_legacy);

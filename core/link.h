@@ -87,7 +87,8 @@ struct tm_legacy {
 	uint32_t segment_bytes; /* of the store */
 };
 
-/* Ask the host for it. Waits for the host at most 2 s a question; starts none. 0 and *ret_legacy;
+/* Ask the host for it. Waits for the host at most 2 s a question, and so long for another one where
+ * one was killed; starts none. 0 and *ret_legacy;
  * -ENOENT nothing there; -EBUSY such a client is alive; -ENOENT, -ECONNREFUSED no host; -ETIMEDOUT,
  * -EAGAIN a host too busy to say; -errno. */
 int tm_link_reclaim(

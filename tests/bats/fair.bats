@@ -17,10 +17,10 @@ putter() {
 	retry 30 clients_are $((before + 1))
 }
 
-# ended PID NAME KEY: end a putter; a number of what it has to say.
+# ended PID NAME KEY: end a putter; a number of what it has to say. (In a subshell there is no waiting for its end.)
 ended() {
 	kill "$1"
-	wait "$1"
+	retry 30 test -s "$T/$2.json"
 	jq ".$3" "$T/$2.json"
 }
 
@@ -59,7 +59,11 @@ near() {
 	putter capped
 	capped=$CLIENT
 	putter other
-	tmemctl set capped cap=20000000
+	# Down and down while it puts: from the moment that its ledger shows a cap, it holds.
+	for ((i = 40; i >= 0; i--)); do
+		tmemctl set capped cap=$((20000000 + i * 1000000))
+	done
+	is capped cap_bytes 20000000
 	below() { [ "$(of capped used_bytes)" -le "$1" ]; }
 	retry 60 below 20000000
 	for ((i = 0; i < 50; i++)); do
@@ -77,6 +81,35 @@ near() {
 	is other weight 1
 	below 20000000
 	[ "$(ended "$capped" capped over_cap)" = 0 ]
+}
+
+@test "set cap returns when no thread goes by an older grant" {
+	host -l 1G -r 0
+	client c -n a -l 64M -e 64M -c # one that is kept between reading its grant and taking bytes
+	granted_is() { is a granted_bytes "$1"; }
+	retry 10 granted_is $((64 << 20))
+	try 1 tmemctl set a cap=32M
+	contains "the client is stopped; its cap holds from when it goes on"
+	is a cap_bytes $((32 << 20))
+	is a granted_bytes $((32 << 20))
+	# None needs no waiting. Another one comes when it goes on.
+	tmemctl set a cap=none
+	retry 10 granted_is $((64 << 20))
+	tmemctl set a cap=16M 3>&- &
+	setting=$!
+	retry 10 granted_is $((16 << 20))
+	kill -USR1 "$CLIENT"
+	wait "$setting"
+	tmemctl set a cap=8M weight=50
+	is a weight 50
+	# Nobody waits for one that is gone.
+	client d -n b -e 64M -c
+	tmemctl set b cap=1M 3>&- &
+	setting=$!
+	capped() { is b cap_bytes $((1 << 20)); }
+	retry 10 capped
+	kill -9 "$CLIENT"
+	wait "$setting"
 }
 
 @test "persistent demand goes before ephemeral pages" {
@@ -201,23 +234,54 @@ hits_percent() {
 	retry 60 near loop 25
 }
 
-@test "the configuration says the policy, and the next host follows it" {
+@test "the policy: the configuration's until somebody says another, under the next host too" {
+	policy_is() { [ "$(tmemctl list --json | jq -r .host.policy)" = "$1" ]; }
 	printf 'policy = benefit\n' >"$T/tmemd.conf"
 	host -l 128M -r 0 -c "$T/tmemd.conf"
-	[ "$(tmemctl list --json | jq -r .host.policy)" = benefit ]
+	policy_is benefit
 	looper loop -s 20M
-	tmemctl set HOST policy=weight # until this host ends
-	[ "$(tmemctl list --json | jq -r .host.policy)" = weight ]
+	tmemctl set HOST policy=weight
+	policy_is weight
+	# What was set live stays, whether the host is killed or stopped.
 	kill -9 "$(host_pid)"
 	retry 30 host -l 128M -r 0 -c "$T/tmemd.conf"
-	[ "$(tmemctl list --json | jq -r .host.policy)" = benefit ]
+	policy_is weight
+	stop_host
+	retry 30 host -l 128M -r 0 -c "$T/tmemd.conf"
+	policy_is weight
+	# It is the last word that counts: the configuration says something else now, and then again.
+	stop_host
+	printf 'policy = weight\n' >"$T/tmemd.conf"
+	retry 30 host -l 128M -r 0 -c "$T/tmemd.conf"
+	policy_is weight
+	tmemctl set HOST policy=benefit
+	stop_host
+	retry 30 host -l 128M -r 0 -c "$T/tmemd.conf"
+	policy_is benefit
 	retry 60 clients_are 1
 	known() { tmemctl policy --json | jq -e '.clients[0].known'; }
 	retry 60 known
+	# Back to what is configured: nothing is left to remember.
+	tmemctl set HOST policy=weight
+	[ ! -e "$TMEM_SOCKET.orders" ]
+	stop_host
+	printf 'policy = benefit\n' >"$T/tmemd.conf"
+	retry 30 host -l 128M -r 0 -c "$T/tmemd.conf"
+	policy_is benefit
 	stop_host
 	# The command line wins.
 	retry 30 host -l 128M -r 0 -c "$T/tmemd.conf" --policy weight
-	[ "$(tmemctl list --json | jq -r .host.policy)" = weight ]
+	policy_is weight
+	stop_host
+	# What cannot be read, or what others could have written, is not followed.
+	echo 'policy greed instead of benefit' >"$TMEM_SOCKET.orders"
+	retry 30 host -l 128M -r 0 -c "$T/tmemd.conf"
+	policy_is benefit
+	stop_host
+	echo 'policy weight instead of benefit' >"$TMEM_SOCKET.orders"
+	chmod 0666 "$TMEM_SOCKET.orders"
+	retry 30 host -l 128M -r 0 -c "$T/tmemd.conf"
+	policy_is benefit
 	stop_host
 	printf 'policy = greed\n' >"$T/tmemd.conf"
 	try 1 "$B/tmemd" -c "$T/tmemd.conf"

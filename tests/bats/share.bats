@@ -39,15 +39,24 @@ pool_is() { [ "$(pool "$1")" = "$2" ] || { echo "$1 is $(pool "$1"), not $2"; re
 pool_not() { [ "$(pool "$1")" != "$2" ]; }
 read_all() { cat "$T/$1"/deep/* | cmp - <(cat "$T"/back/deep/*); }
 drop() { echo 3 >/proc/sys/vm/drop_caches; }
-# Counters are sent four times a second: wait until they have stood still for a while.
+# Counters are sent four times a second: wait until they have stood still for a second.
 settle() {
-	local last='' now still=0
-	while [ $still -lt 4 ]; do
-		now=$(tmemctl list --json | jq -c '[.clients[].pools[] | .puts, .gets, .backing_reads]')
-		if [ "$now" = "$last" ]; then still=$((still + 1)); else still=0; fi
-		last=$now
-		sleep 0.3
-	done
+	SEEN=''
+	retry 60 stood_still
+}
+stood_still() {
+	local -r now=${EPOCHREALTIME/[.,]/} counters=$(tmemctl list --json | jq -c '[.clients[].pools[] | .puts, .gets, .backing_reads]')
+	if [ "$counters" != "$SEEN" ]; then SEEN=$counters SINCE=$now; fi
+	[ $((now - SINCE)) -ge 1000000 ]
+}
+# Two mounts in one pool, which has what one of them read.
+two_mounts() {
+	host
+	allow 0
+	mount_at a
+	mount_at b
+	read_all a
+	retry 10 pool_not pages 0
 }
 
 @test "a mount has hits from what another one has read, and reads nothing below" {
@@ -141,6 +150,29 @@ settle() {
 	done
 }
 
+@test "whom a command removed stays out under the next tmemd, whatever the configuration says" {
+	printf 'shared-auth = %s root 1234\n' "$U" >"$T/conf"
+	host -c "$T/conf"
+	tmemctl shared-auth remove $U 1234
+	[ "$(tmemctl shared-auth list)" = "$U 0 root" ]
+	kill -9 "$(host_pid)"
+	retry 10 not tmemctl list
+	host -c "$T/conf"
+	[ "$(tmemctl shared-auth list)" = "$U 0 root" ]
+	tmemctl shared-auth remove $U root
+	not mount_at a
+	tmemctl shared-auth add $U 1234
+	stop_host
+	retry 10 not tmemctl list
+	retry 10 host -c "$T/conf"
+	[ "$(tmemctl shared-auth list | cut -d' ' -f 1,2)" = "$U 1234" ]
+	# Whom the configuration does not let in any more needs no removing.
+	stop_host
+	printf 'shared-auth = %s 99\n' "$U" >"$T/conf"
+	retry 10 host -c "$T/conf"
+	[ "$(tmemctl shared-auth list | cut -d' ' -f 1,2)" = "$U 99" ]
+}
+
 @test "what a command let in holds for the tmemd after this one" {
 	host
 	allow 0 1234
@@ -177,12 +209,7 @@ settle() {
 }
 
 @test "joining twice, leaving in any order: who stays keeps the pages, and then the server goes" {
-	host
-	allow 0
-	mount_at a
-	mount_at b
-	read_all a
-	retry 10 pool_not pages 0
+	two_mounts
 	umount "$T/a"
 	retry 10 pool_is sharers 1
 	read_all b
@@ -198,12 +225,7 @@ settle() {
 }
 
 @test "kill -9 of a sharer: the others keep their pages, the count is right" {
-	host
-	allow 0
-	mount_at a
-	mount_at b
-	read_all a
-	retry 10 pool_not pages 0
+	two_mounts
 	settle
 	reads=$(pool backing_reads)
 	kill -9 "$(pgrep -f "tmemfs .*$T/a$")"
@@ -234,12 +256,7 @@ settle() {
 }
 
 @test "kill -9 of tmemd: sharers keep their cache, and the next tmemd finds it" {
-	host
-	allow 0
-	mount_at a
-	mount_at b
-	read_all a
-	retry 10 pool_not pages 0
+	two_mounts
 	settle
 	old=$(server) pages=$(pool pages)
 	kill -9 "$(host_pid)"

@@ -130,3 +130,106 @@ image() {
 	start size=32M limit=64M
 	[ "$(nbdinfo --map "$URI" | awk '{ print $1, $2, $3 }')" = "0 33554432 3" ]
 }
+
+# supervised [OPTION...]: a tmemd under what stands for systemd, with its store of descriptors
+# (tests/helpers/supervisor); it serves when this returns.
+supervised() {
+	mkdir -p "$T/systemd"
+	"$REPO/tests/helpers/supervisor" "$T/systemd" "$B/tmemd" -f "$@" 2>>"$T/tmemd.err" 3>&- &
+	defer "kill $!"
+	retry 10 test -e "$T/systemd/ready"
+}
+host_pid() { tmemctl list --json | jq .host.pid; }
+murder_host() {
+	local pid
+	pid=$(host_pid)
+	kill -9 "$pid"
+	another_host() { local now; now=$(host_pid) && [ -n "$now" ] && [ "$now" != "$pid" ]; }
+	retry 20 another_host
+}
+stored_are() { [ "$(wc -l <"$T/systemd/stored")" = "$1" ]; }
+
+@test "systemd's descriptor store: server and tmemd killed, in any order, and all is there" {
+	supervised
+	start size=16M limit=64M fallback="$T/fb"
+	retry 10 kept
+	retry 10 stored_are 4
+	image 1000000 "$T/image"
+	nbdcopy "$T/image" "$URI"
+	tmemctl set disk weight=77
+	for i in server-first host-first together host-only; do
+		pid=$(cat "$T/nbd.pid")
+		case $i in
+		server-first)
+			murder
+			murder_host
+			;;
+		host-first)
+			murder_host
+			retry 10 state_is true
+			murder
+			;;
+		together)
+			kill -9 "$pid" "$(host_pid)"
+			retry 20 state_is false
+			;;
+		host-only) murder_host ;;
+		esac
+		if [ $i != host-only ]; then
+			state_is false
+			stored_are 4
+			start size=16M limit=64M fallback="$T/fb"
+		fi
+		retry 10 kept
+		retry 10 state_is true
+		retry 10 stored_are 4
+		nbdcopy "$URI" "$T/copy"
+		cmp -n $((12 << 20)) "$T/image" "$T/copy"
+		[ "$(tmemctl list --json | jq '.clients[].weight')" = 77 ]
+	done
+	grep -q 'systemd has kept its memory' "$T/tmemd.err"
+	# What has left, or was dropped, is kept by nobody.
+	kill "$(cat "$T/nbd.pid")"
+	retry 10 no_clients
+	retry 10 stored_are 0
+	start size=16M limit=64M
+	retry 10 kept
+	murder
+	stored_are 4
+	tmemctl destroy --force disk
+	retry 10 stored_are 0
+}
+
+@test "both killed at once, without systemd: memory is lost, the next host says so, the next start is clean" {
+	lost='what the last one of its name had in memory is lost'
+	"$B/tmemd" -f 2>>"$T/tmemd.err" 3>&- &
+	host=$!
+	defer "kill $host"
+	start size=16M limit=64M
+	retry 10 kept
+	image 1000000 "$T/image"
+	nbdcopy "$T/image" "$URI"
+	kill -9 "$(cat "$T/nbd.pid")" $host
+	retry 10 gone "$(cat "$T/nbd.pid")"
+	"$B/tmemd" -f 2>>"$T/tmemd.err" 3>&- &
+	defer "kill $!"
+	retry 10 tmemctl list
+	not grep "$lost" "$T/tmemd.err"
+	start size=16M limit=64M
+	grep -q "'disk': $lost" "$T/tmemd.err"
+	[ "$(nbdinfo --map "$URI" | awk '{ print $1, $2, $3 }')" = "0 16777216 3" ]
+	nbdcopy "$T/image" "$URI"
+	nbdcopy "$URI" "$T/copy"
+	cmp -n $((12 << 20)) "$T/image" "$T/copy"
+	# Said once; and who was only killed, or left, has lost nothing.
+	retry 10 kept
+	murder
+	start size=16M limit=64M
+	retry 10 kept
+	nbdcopy "$URI" "$T/copy"
+	cmp -n $((12 << 20)) "$T/image" "$T/copy"
+	kill "$(cat "$T/nbd.pid")"
+	retry 10 no_clients
+	[ ! -e "$TMEM_SOCKET.orders" ]
+	[ "$(grep -c "$lost" "$T/tmemd.err")" = 1 ]
+}

@@ -298,6 +298,22 @@ contains_file() { grep -qF "$2" "$1" || { cat "$1"; return 1; }; }
 	retry 10 clients_are 3
 }
 
+@test "kill -9 of tmemd: a freeze of all meets those that join the next one" {
+	host
+	tmemctl freeze
+	kill -9 "$(host_pid)"
+	retry 10 host
+	client a -n a
+	is a frozen true
+	[ "$(tmemctl list --json | jq .host.frozen)" = true ]
+	tmemctl thaw
+	is a frozen false
+	stop_host
+	retry 10 host
+	client b -n b
+	is b frozen false
+}
+
 @test "a client that starts its host leaves it neither descriptors nor zombies" {
 	echo >"$T/marker"
 	exec 7<"$T/marker"

@@ -3,8 +3,9 @@
  * client.c - a client of tmemd without a store, for the tests of the control plane
  *
  * client [-n NAME] [-t TYPE] [-p POOL[:persistent]]... [-e BYTES] [-k BYTES] [-w BYTES] [-l BYTES]
- * [-d] [-b] -e  ephemeral bytes it pretends to have; -k persistent ones; -w what it wants; -l its
- * limit -d  start tmemd on demand; -b  be busy: count puts and gets as time goes by
+ * [-d] [-b] [-c] -e  ephemeral bytes it pretends to have; -k persistent ones; -w what it wants; -l
+ * its limit -d  start tmemd on demand; -b  be busy: count puts and gets as time goes by; -c  be
+ * about to take bytes by the grant there was, until SIGUSR1
  *
  * Obeys release, shrink and destroy, and prints one line for each. Ends on SIGTERM, or when
  * destroyed.
@@ -84,7 +85,7 @@ static void add_pool(unsigned int id, char *text)
 static _Noreturn void usage(void)
 {
 	fprintf(stderr,
-		"usage: client [-n NAME] [-t TYPE] [-p POOL[:persistent]] [-ekwl BYTES] [-db]\n");
+		"usage: client [-n NAME] [-t TYPE] [-p POOL[:persistent]] [-ekwl BYTES] [-dbc]\n");
 	exit(2);
 }
 
@@ -109,13 +110,13 @@ int main(int argc, char **argv)
 	bool busy = false;
 	unsigned int pools = 0;
 	sigset_t set;
-	int letter;
+	int letter, signal;
 
 	if (tm_ledger_create(&ledger, &params.ledger_fd) < 0)
 		return 1;
 	atomic_store(&ledger->limit_bytes, 1ull << 30);
 	atomic_store(&ledger->segment_bytes, 2ull << 20);
-	while ((letter = getopt(argc, argv, "n:t:p:e:k:w:l:db")) >= 0) {
+	while ((letter = getopt(argc, argv, "n:t:p:e:k:w:l:dbc")) >= 0) {
 		if (letter == 'n')
 			params.name = optarg;
 		else if (letter == 't')
@@ -134,6 +135,8 @@ int main(int argc, char **argv)
 			params.start_host = true;
 		else if (letter == 'b')
 			busy = true;
+		else if (letter == 'c')
+			atomic_store(&ledger->charging, 1);
 		else
 			usage();
 	}
@@ -144,10 +147,13 @@ int main(int argc, char **argv)
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGUSR1);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	if (tm_link_start(&params, &link) < 0)
 		return 1;
-	while (sigtimedwait(&set, NULL, &beat) != SIGTERM) {
+	while ((signal = sigtimedwait(&set, NULL, &beat)) != SIGTERM) {
+		if (signal == SIGUSR1)
+			atomic_store(&ledger->charging, 0);
 		for (unsigned int i = 0; busy && i < pools; i++) {
 			atomic_fetch_add(&ledger->pools[i].stat[TM_STAT_PUTS], 10);
 			atomic_fetch_add(&ledger->pools[i].stat[TM_STAT_GETS], 20);

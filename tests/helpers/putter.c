@@ -3,12 +3,13 @@
  * putter.c - a client of tmemd with a store, which puts and puts
  *
  * putter [-n NAME] [-w WEIGHT] [-l LIMIT] [-k] [-s BYTES] [-r BYTES]
- *   -k  persistent pages; -s  put so many bytes, then only stay; -r  bytes a second, else as fast
- * as it goes
+ *   -k  persistent pages; -s  put so many bytes, then only stay; -r  bytes a second at most, also
+ * after it was kept waiting, else as fast as it goes
  *
  * Pages are random, so they do not compress. Ends on SIGTERM and prints, as one JSON object, its
  * puts, how many of them were refused, and how many left it with more than its cap that it did not
- * have before. (Grants fall while the store's thread is between asking and taking; a cap stays.)
+ * have before, if it was never raised. (A cap that the ledger shows holds to the byte; a grant may
+ * fall while a thread is between asking and taking.)
  */
 #include <getopt.h>
 #include <pthread.h>
@@ -78,7 +79,8 @@ int main(int argc, char **argv)
 		.ops = {.release = on_release, .shrink = on_shrink, .destroy = on_destroy}};
 	struct tm_store_params params = {.limit = 1ull << 30, .keeper = true};
 	struct tm_pool_params pool = {.name = "puts", .flags = tm_pool_flags(0, 0)};
-	uint64_t puts = 0, refused = 0, over = 0, stop_at = UINT64_MAX, rate = 0, start, page[512];
+	uint64_t puts = 0, refused = 0, over = 0, stop_at = UINT64_MAX, rate = 0, due = 0,
+		 page[512];
 	struct tm_link *l;
 	sigset_t set;
 	int letter, id;
@@ -115,19 +117,20 @@ int main(int argc, char **argv)
 	while (atomic_load(&ledger->granted_bytes) == UINT64_MAX)
 		if (told_to_end(&set, 1000000))
 			return 1;
-	start = tm_now_ns();
 	while (puts < stop_at) {
 		struct tm_oid oid = {{1, 2, puts >> 32}};
 		uint64_t cap = atomic_load(&ledger->cap_bytes);
 		uint64_t used = atomic_load(&ledger->used_bytes);
-		uint64_t due = rate ? start + puts * 1000000000 / rate : 0, now = tm_now_ns();
+		uint64_t now = tm_now_ns();
 		int rc;
 
+		due = rate ? TM_MAX(due, now) + 1000000000 / rate : 0;
 		fill(page, puts);
 		rc = tm_store_put(store, id, &oid, (uint32_t)puts, page);
 		puts++;
 		refused += rc < 0;
 		over += atomic_load(&ledger->used_bytes) > TM_MAX(used, cap);
+		now = tm_now_ns();
 		if (told_to_end(&set, due > now ? due - now : 0))
 			break;
 	}

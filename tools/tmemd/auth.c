@@ -7,61 +7,69 @@
 #include "tools/tmemd/auth.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "core/util.h"
+#include "tools/tmemd/beside.h"
 
 static bool is_same(const struct tm_auth *a, const struct tm_uuid *uuid, uid_t uid)
 {
 	return a->uuid.lo == uuid->lo && a->uuid.hi == uuid->hi && a->uid == uid;
 }
 
-bool tm_auths_has(const struct tm_auths *auths, const struct tm_uuid *uuid, uid_t uid)
+static struct tm_auth *find(const struct tm_auths *auths, const struct tm_uuid *uuid, uid_t uid)
 {
 	for (size_t i = 0; i < auths->count; i++)
 		if (is_same(&auths->list[i], uuid, uid))
-			return true;
-	return false;
+			return &auths->list[i];
+	return NULL;
+}
+
+bool tm_auths_has(const struct tm_auths *auths, const struct tm_uuid *uuid, uid_t uid)
+{
+	const struct tm_auth *a = find(auths, uuid, uid);
+
+	return a && !a->removed;
 }
 
 bool tm_auths_knows(const struct tm_auths *auths, uid_t uid)
 {
 	for (size_t i = 0; i < auths->count; i++)
-		if (auths->list[i].uid == uid)
+		if (auths->list[i].uid == uid && !auths->list[i].removed)
 			return true;
 	return false;
 }
 
 int tm_auths_add(struct tm_auths *auths, const struct tm_uuid *uuid, uid_t uid, bool configured)
 {
-	struct tm_auth *list;
+	struct tm_auth *list = find(auths, uuid, uid);
 
-	if (tm_auths_has(auths, uuid, uid))
+	if (list) {
+		list->removed = false;
 		return 0;
+	}
 	if (auths->count == TM_AUTHS_MAX)
 		return -ENOSPC;
 	list = reallocarray(auths->list, auths->count + 1, sizeof(*list));
 	if (!list)
 		return -ENOMEM;
 	auths->list = list;
-	list[auths->count++] = (struct tm_auth){*uuid, uid, configured};
+	list[auths->count++] = (struct tm_auth){*uuid, uid, configured, false};
 	return 0;
 }
 
 void tm_auths_remove(struct tm_auths *auths, const struct tm_uuid *uuid, uid_t uid)
 {
-	for (size_t i = 0; i < auths->count; i++) {
-		if (is_same(&auths->list[i], uuid, uid)) {
-			auths->list[i] = auths->list[--auths->count];
-			return;
-		}
-	}
+	struct tm_auth *a = find(auths, uuid, uid);
+
+	if (a && a->configured)
+		a->removed = true;
+	else if (a)
+		*a = auths->list[--auths->count];
 }
 
 void tm_auths_free(struct tm_auths *auths)
@@ -132,50 +140,44 @@ json_t *tm_auths_describe(const struct tm_auths *auths)
 	char text[TM_UUID_TEXT_MAX];
 
 	for (size_t i = 0; i < auths->count; i++)
-		if (json_array_append_new(list,
-			    json_pack("{s:s,s:I}", "uuid",
-				    tm_uuid_format(&auths->list[i].uuid, text), "uid",
-				    (json_int_t)auths->list[i].uid)) < 0)
+		if (!auths->list[i].removed &&
+			json_array_append_new(list,
+				json_pack("{s:s,s:I}", "uuid",
+					tm_uuid_format(&auths->list[i].uuid, text), "uid",
+					(json_int_t)auths->list[i].uid)) < 0)
 			break;
 	return list;
 }
 
-/* --- the file: "UUID UID" a line -------------------------------------------------------------- */
+/* --- the file: a line "UUID UID" for each that was let in, "-UUID UID" for each that was let in by
+ * the configuration and is not any more -------------------------------------------------------- */
 
-static int write_all(const struct tm_auths *auths, FILE *file)
+static void write_all(FILE *file, const void *opaque)
 {
+	const struct tm_auths *auths = opaque;
 	char text[TM_UUID_TEXT_MAX];
 
 	for (size_t i = 0; i < auths->count; i++)
-		if (!auths->list[i].configured)
-			fprintf(file, "%s %u\n", tm_uuid_format(&auths->list[i].uuid, text),
+		if (auths->list[i].configured == auths->list[i].removed)
+			fprintf(file, "%s%s %u\n", auths->list[i].removed ? "-" : "",
+				tm_uuid_format(&auths->list[i].uuid, text),
 				(unsigned int)auths->list[i].uid);
-	return fflush(file) == 0 && !ferror(file) ? 0 : -EIO;
 }
 
 int tm_auths_save(const struct tm_auths *auths, int dir_fd, const char *name)
 {
-	TM_AUTO_FREE char *fresh = NULL;
-	FILE *file;
-	int fd, rc;
+	return tm_beside_save(dir_fd, name, write_all, auths);
+}
 
-	if (asprintf(&fresh, "%s.new", name) < 0)
-		return -ENOMEM;
-	(void)unlinkat(dir_fd, fresh, 0);
-	fd = openat(dir_fd, fresh, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return -errno;
-	file = fdopen(fd, "w");
-	if (!file) {
-		close(fd);
-		return -ENOMEM;
-	}
-	rc = write_all(auths, file);
-	fclose(file);
-	if (rc == 0 && renameat(dir_fd, fresh, dir_fd, name) < 0)
-		rc = -errno;
-	if (rc < 0)
-		(void)unlinkat(dir_fd, fresh, 0);
+/* What the configuration does not say any more needs no removing. */
+static int read_removed(struct tm_auths *auths, const char *text, char *ret_error, size_t size)
+{
+	struct tm_auths removed = {0};
+	int rc = tm_auths_parse(&removed, text, false, ret_error, size);
+
+	for (size_t i = 0; rc == 0 && i < removed.count; i++)
+		tm_auths_remove(auths, &removed.list[i].uuid, removed.list[i].uid);
+	tm_auths_free(&removed);
 	return rc;
 }
 
@@ -188,27 +190,21 @@ static int read_all(struct tm_auths *auths, FILE *file)
 
 	while (rc == 0 && getline(&line, &size, file) > 0) {
 		line[strcspn(line, "\n")] = '\0';
-		rc = tm_auths_parse(auths, line, false, error, sizeof(error));
+		if (*line == '-')
+			rc = read_removed(auths, line + 1, error, sizeof(error));
+		else
+			rc = tm_auths_parse(auths, line, false, error, sizeof(error));
 	}
 	return rc < 0 ? rc : ferror(file) ? -EIO : 0;
 }
 
 int tm_auths_load(struct tm_auths *auths, int dir_fd, const char *name)
 {
-	int fd = openat(dir_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC), rc = 0;
-	struct stat st;
 	FILE *file;
+	int rc = tm_beside_open(dir_fd, name, &file);
 
-	if (fd < 0)
-		return -errno;
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid() ||
-		st.st_mode & (S_IWGRP | S_IWOTH))
-		rc = -EPERM;
-	file = rc < 0 ? NULL : fdopen(fd, "r");
-	if (!file) {
-		close(fd);
-		return rc < 0 ? rc : -ENOMEM;
-	}
+	if (rc < 0)
+		return rc;
 	rc = read_all(auths, file);
 	fclose(file);
 	return rc;

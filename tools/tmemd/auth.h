@@ -3,8 +3,8 @@
  * auth.h - which users may join which shared pools
  *
  * A list of (pool, user). Who is not on it is not let in, root included. It starts with what the
- * configuration says; what commands add is kept in a file beside the control socket, for the tmemd
- * that comes after this one.
+ * configuration says; what commands add, and what they remove of that, is kept in a file beside the
+ * control socket, for the tmemd that comes after this one.
  */
 #ifndef TM_AUTH_H
 #define TM_AUTH_H
@@ -21,6 +21,7 @@ struct tm_auth {
 	struct tm_uuid uuid;
 	uid_t uid;
 	bool configured; /* not by command: it comes from the configuration again */
+	bool removed;    /* by command, though configured: as if it were not there */
 };
 
 struct tm_auths {
@@ -45,11 +46,12 @@ void tm_auths_remove(struct tm_auths *auths, const struct tm_uuid *uuid, uid_t u
 /* [{"uuid":...,"uid":...}], a new reference; NULL without memory. */
 json_t *tm_auths_describe(const struct tm_auths *auths);
 
-/* Write all that is not configured to file `name` in `dir_fd`, whole or not at all. 0; -errno. */
+/* Write all in which the list differs from the configuration to file `name` in `dir_fd`, whole or
+ * not at all. 0; -errno. */
 int tm_auths_save(const struct tm_auths *auths, int dir_fd, const char *name);
 
-/* Add what tm_auths_save() wrote. 0; -ENOENT no such file; -EPERM it is not ours alone; -EINVAL it
- * is damaged: then what stands before that was added; -errno. */
+/* Change what tm_auths_save() wrote. 0; -ENOENT no such file; -EPERM it is not ours alone; -EINVAL
+ * it is damaged: then what stands before that was added; -errno. */
 int tm_auths_load(struct tm_auths *auths, int dir_fd, const char *name);
 
 void tm_auths_free(struct tm_auths *auths);

@@ -256,13 +256,15 @@ static void fit(struct tm_claim *claims, size_t count, uint64_t total)
 }
 
 /*
- * Are the aims of now so much better than those that may be kept? A page that moves costs a miss or
- * so in one place before it brings hits in the other, and these have to make up for it within
- * HORIZON times what the curves remember. Without a hit anywhere it is weights that count.
+ * Are the aims of now so much better than those that may be kept? What counts is what is missed
+ * with these and would not be with all the memory there could be: a client that hits nearly always
+ * must not hide what another one misses. And a page that moves costs a miss or so in one place
+ * before it brings hits in the other: these have to make up for it within HORIZON times what the
+ * curves remember. Without a hit anywhere it is weights that count.
  */
 static bool is_worth_it(const struct tm_claim *claims, size_t count, const uint64_t *kept)
 {
-	uint64_t had = 0, will = 0, gain, moved = 0;
+	uint64_t had = 0, will = 0, all = 0, gain, moved = 0;
 
 	for (size_t i = 0; i < count; i++) {
 		const struct tm_claim *c = &claims[i];
@@ -271,10 +273,12 @@ static bool is_worth_it(const struct tm_claim *claims, size_t count, const uint6
 			continue;
 		had += hits_with(c, kept[i]);
 		will += hits_with(c, c->aim);
+		all += hits_with(c, UINT64_MAX);
 		moved += (kept[i] - TM_MIN(kept[i], c->aim)) / TM_PAGE_SIZE;
 	}
 	gain = will > had ? will - had : 0;
-	return will == 0 || (gain > will / WORTH && HORIZON * (gain / TM_BENEFIT_ONE) > moved);
+	return will == 0 ||
+		(gain > (all - had) / WORTH && HORIZON * (gain / TM_BENEFIT_ONE) > moved);
 }
 
 /* ---------------------------------------------------------------------------------------------- */

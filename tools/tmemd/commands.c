@@ -20,9 +20,11 @@
 #include "tools/common/schema.h"
 #include "tools/tmemd/describe.h"
 #include "tools/tmemd/door.h"
+#include "tools/tmemd/fdstore.h"
 #include "tools/tmemd/join.h"
 #include "tools/tmemd/lease.h"
 #include "tools/tmemd/log.h"
+#include "tools/tmemd/orders.h"
 #include "tools/tmemd/policy.h"
 #include "tools/tmemd/session.h"
 #include "tools/tmemd/snapshot.h"
@@ -132,6 +134,9 @@ static int run_keep(struct call *call)
 	if (client->kept[kept] >= 0)
 		close(client->kept[kept]);
 	client->kept[kept] = fd;
+	tm_fdstore_keep(call->host, client, kept);
+	if (kept == TM_KEPT_STORE)
+		tm_orders_found(call->host, client);
 	return 0;
 }
 
@@ -158,6 +163,9 @@ static int run_reclaim(struct call *call)
 	if (tm_registry_keeper(registry, name, type, peer.uid))
 		return name_is_taken(call, name);
 	orphan = tm_registry_orphan(registry, name, type, peer.uid);
+	if (!orphan && tm_orders_lost(call->host, name, type, peer.uid))
+		return tm_error_set(&call->error, TM_ERROR_NO_CLIENT,
+			"what was left here is lost: the host that kept it was killed, too");
 	if (!orphan || orphan->kept[kept] < 0)
 		return tm_error_set(&call->error, TM_ERROR_NO_CLIENT, "nothing was left here");
 	call->result_fd = orphan->kept[kept];
@@ -182,8 +190,10 @@ static int set_frozen(struct call *call, bool frozen)
 
 	if (rc < 0)
 		return rc;
-	if (!only)
+	if (!only) {
 		call->host->all_frozen = frozen;
+		tm_orders_keep(call->host);
+	}
 	for (struct tm_client *c = NULL; (c = tm_registry_next(call->host->registry, c));) {
 		if (only && c != only)
 			continue;
@@ -248,6 +258,7 @@ static int set_policy(struct call *call, const char *name)
 		return tm_error_set(
 			&call->error, TM_ERROR_PARAMETER, "policy has to be 'weight' or 'benefit'");
 	tm_lease_set_policy(call->host, policy);
+	tm_orders_keep(call->host);
 	tm_log("memory that is short goes by %s", tm_policy_names[policy]);
 	tm_lease_update(call->host);
 	return 0;
@@ -282,10 +293,8 @@ static int run_set(struct call *call)
 		client->weight = new_weight;
 		atomic_store(&client->ledger->weight, new_weight);
 	}
-	if (cap) {
+	if (cap)
 		client->cap = json_is_null(cap) ? TM_CAP_NONE : (uint64_t)json_integer_value(cap);
-		atomic_store(&client->ledger->cap_bytes, client->cap);
-	}
 	if (compress)
 		atomic_store(&client->ledger->compress,
 			strcmp(compress, "lz4") ? TM_COMPRESS_NONE : TM_COMPRESS_LZ4);
@@ -293,7 +302,10 @@ static int run_set(struct call *call)
 		atomic_store(&client->ledger->recompress, json_is_true(recompress));
 	call->host->benefit_stale = true;
 	tm_lease_update(call->host);
-	return 0;
+	if (tm_lease_cap_holds(client))
+		return 0;
+	rc = tm_wait_cap(call->host, call->session, call->request.id, client);
+	return rc < 0 ? rc : CALL_WAITS;
 }
 
 static int run_destroy(struct call *call)
@@ -310,7 +322,9 @@ static int run_destroy(struct call *call)
 	if (!client->session) {
 		tm_watch_client(call->host, "destroyed", client);
 		tm_log("the memory of client %u '%s' was dropped", client->id, client->name);
+		tm_fdstore_forget(call->host, client);
 		tm_registry_remove(call->host->registry, client);
+		tm_orders_keep(call->host);
 		tm_lease_update(call->host);
 		call->result = json_pack("{s:b}", "destroyed", true);
 		return call->result ? 0 : -ENOMEM;

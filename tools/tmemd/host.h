@@ -22,7 +22,9 @@
 LIST_HEAD(tm_wait_list, tm_wait);
 LIST_HEAD(tm_watcher_list, tm_watcher);
 struct tm_door;
+struct tm_fdstore;
 struct tm_launch;
+struct tm_orders;
 
 /* What was refused, delayed or dropped, since the start. */
 struct tm_host_counters {
@@ -38,8 +40,10 @@ struct tm_host {
 	struct tm_wait_list waits; /* commands that wait for clients */
 	struct tm_watcher_list watchers;
 	struct tm_host_counters counters;
-	struct tm_launch *launch; /* NULL: it could not be started */
-	struct tm_door *door;     /* to shared pools; NULL: it could not be opened */
+	struct tm_launch *launch;   /* NULL: it could not be started */
+	struct tm_door *door;       /* to shared pools; NULL: it could not be opened */
+	struct tm_fdstore *fdstore; /* of systemd; NULL: it has none for us */
+	struct tm_orders *orders;   /* for the next host; NULL: nothing is remembered */
 	struct tm_machine *machine;
 	struct tm_machine_memory memory; /* of the last lease, as are: */
 	uint64_t limit, reserve;         /* what the configuration means with so much memory */

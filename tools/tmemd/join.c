@@ -11,8 +11,10 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/util.h"
+#include "tools/tmemd/fdstore.h"
 #include "tools/tmemd/lease.h"
 #include "tools/tmemd/log.h"
 #include "tools/tmemd/policy.h"
@@ -40,8 +42,9 @@ int tm_join_weight(const json_t *weight, uint32_t *ret_weight, struct tm_error *
 	return 0;
 }
 
-static int map_ledger(
-	struct tm_session *session, struct tm_ledger **ret_ledger, struct tm_error *error)
+/* *ret_fd is -1 unless `keep`. */
+static int map_ledger(struct tm_session *session, bool keep, struct tm_ledger **ret_ledger,
+	int *ret_fd, struct tm_error *error)
 {
 	TM_AUTO_CLOSE int fd = tm_session_take_fd(session);
 	int rc;
@@ -55,28 +58,21 @@ static int map_ledger(
 	if (rc < 0)
 		return tm_error_set(error, TM_ERROR_PARAMETER,
 			"the descriptor is no sealed ledger (%s)", strerror(-rc));
+	*ret_fd = keep ? fd : -1;
+	if (keep)
+		fd = -1;
 	return 0;
-}
-
-/* What an operator said of a client, out of its ledger. */
-static void read_orders(const struct tm_ledger *ledger, struct tm_client *model)
-{
-	uint32_t weight = atomic_load(&ledger->weight);
-
-	model->cap = atomic_load(&ledger->cap_bytes);
-	if (weight >= TM_WEIGHT_MIN && weight <= TM_WEIGHT_MAX)
-		model->weight = weight;
 }
 
 /* Who took over what an orphan left takes its place here too. The descriptors stay: until the
  * successor has sent its own, its death must not cost them. */
-static void succeed(struct tm_client *orphan, const struct tm_client *model)
+static void succeed(struct tm_host *host, struct tm_client *orphan, const struct tm_client *model)
 {
 	const struct tm_ledger *left = orphan->ledger;
 
 	orphan->weight = model->weight;
-	read_orders(left, orphan);
-	atomic_store(&model->ledger->cap_bytes, atomic_load(&left->cap_bytes));
+	tm_client_read_orders(
+		left, orphan); /* the cap comes into the ledger with the grant (lease.c) */
 	atomic_store(&model->ledger->weight, atomic_load(&left->weight));
 	atomic_store(&model->ledger->frozen, atomic_load(&left->frozen));
 	atomic_store(&model->ledger->compress, atomic_load(&left->compress));
@@ -85,6 +81,7 @@ static void succeed(struct tm_client *orphan, const struct tm_client *model)
 	orphan->pid = model->pid;
 	orphan->session = model->session;
 	orphan->shrink_asked_ns = 0;
+	tm_fdstore_renew(host, orphan, model->ledger_fd);
 }
 
 static int join_checked(struct tm_host *host, struct tm_session *session,
@@ -105,11 +102,11 @@ static int join_checked(struct tm_host *host, struct tm_session *session,
 	if (rc == 0 && join->weight)
 		rc = tm_join_weight(join->weight, &model.weight, error);
 	if (rc == 0)
-		rc = map_ledger(session, &model.ledger, error);
+		rc = map_ledger(session, host->fdstore, &model.ledger, &model.ledger_fd, error);
 	if (rc < 0)
 		return rc;
 
-	read_orders(model.ledger, &model);
+	tm_client_read_orders(model.ledger, &model);
 	tm_session_peer(session, &peer);
 	tm_printable(model.name, sizeof(model.name), join->name, SIZE_MAX);
 	tm_printable(model.type, sizeof(model.type), join->type, SIZE_MAX);
@@ -124,11 +121,14 @@ static int join_checked(struct tm_host *host, struct tm_session *session,
 	else if (!client)
 		rc = tm_registry_add(host->registry, &model, &client);
 	else if (join->successor)
-		succeed(client, &model);
+		succeed(host, client, &model);
 	else
 		rc = -EBUSY;
-	if (rc < 0)
+	if (rc < 0) {
 		tm_ledger_unmap(model.ledger);
+		if (model.ledger_fd >= 0)
+			close(model.ledger_fd);
+	}
 	if (rc == -EBUSY)
 		return tm_error_set(error, TM_ERROR_BUSY,
 			"what an earlier client called '%s' left is still here", model.name);

@@ -12,8 +12,12 @@
  * Under the policy `benefit` the curves of the clients are looked at once a second, and so their
  * aims change; in between, and whatever clients want, the aims of the last look decide.
  *
- * Invariant: the sum of the grants never exceeds the total. Grants that fall are written before
- * grants that rise, so this holds at every moment between.
+ * Invariants
+ *   1. The sum of the grants never exceeds the total. Grants that fall are written before grants
+ *      that rise, so this holds at every moment between.
+ *   2. What a ledger calls the client's cap, holds (core/ledger.h). One that was lowered is written
+ *      when nobody goes by the old grant any more; with a client that is stopped just there, that
+ *      is when it goes on.
  */
 #include "tools/tmemd/lease.h"
 
@@ -217,6 +221,26 @@ static void apply_benefit(struct tm_host *host, struct tm_client **clients, stru
 	}
 }
 
+bool tm_lease_cap_holds(const struct tm_client *c)
+{
+	return atomic_load(&c->ledger->cap_bytes) == c->cap;
+}
+
+/* Before the grants are written, and after. */
+static void write_higher_cap(struct tm_client *c)
+{
+	if (c->cap > atomic_load(&c->ledger->cap_bytes))
+		atomic_store(&c->ledger->cap_bytes, c->cap);
+}
+
+/* An orphan's threads are gone, wherever they were. */
+static void write_lower_cap(struct tm_client *c)
+{
+	if (c->cap < atomic_load(&c->ledger->cap_bytes) &&
+		(!c->session || atomic_load(&c->ledger->charging) == 0))
+		atomic_store(&c->ledger->cap_bytes, c->cap);
+}
+
 void tm_lease_set_policy(struct tm_host *host, enum tm_policy policy)
 {
 	host->policy = policy;
@@ -252,6 +276,7 @@ void tm_lease_update(struct tm_host *host)
 			.ceiling = TM_MIN(c->cap, limit),
 			.urgent = urgent,
 		};
+		write_higher_cap(c);
 		clients[count++] = c;
 	}
 	tm_lease_look(host);
@@ -281,5 +306,10 @@ void tm_lease_update(struct tm_host *host)
 			if (tm_client_read(&ledger->used_bytes) > shares[i].granted)
 				ask_to_shrink(host, clients[i], fell, now);
 		}
+	}
+	for (size_t i = 0; i < count; i++) {
+		write_lower_cap(clients[i]);
+		if (!tm_lease_cap_holds(clients[i]))
+			host->lease_ns = now + INTERVAL_FAST_NS;
 	}
 }

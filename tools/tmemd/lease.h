@@ -14,6 +14,10 @@ void tm_lease_look(struct tm_host *host);
  * more than its grant to shrink. host->lease_ns is when to do it again. */
 void tm_lease_update(struct tm_host *host);
 
+/* Has no thread of the client seen a grant from before its cap was lowered? A lease or two after
+ * that it is so, unless the client is stopped. */
+bool tm_lease_cap_holds(const struct tm_client *client);
+
 /* Begin to divide by another policy; for the lease after this. Curves begin anew. */
 void tm_lease_set_policy(struct tm_host *host, enum tm_policy policy);
 

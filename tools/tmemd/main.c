@@ -15,12 +15,14 @@
 #include "tools/tmemd/config.h"
 #include "tools/tmemd/daemon.h"
 #include "tools/tmemd/door.h"
+#include "tools/tmemd/fdstore.h"
 #include "tools/tmemd/filter.h"
 #include "tools/tmemd/host.h"
 #include "tools/tmemd/launch.h"
 #include "tools/tmemd/lease.h"
 #include "tools/tmemd/listen.h"
 #include "tools/tmemd/log.h"
+#include "tools/tmemd/orders.h"
 #include "tools/tmemd/peer.h"
 #include "tools/tmemd/pool_main.h"
 #include "tools/tmemd/server.h"
@@ -80,8 +82,11 @@ static int prepare(struct tm_host *host, struct tm_listen **ret_listen)
 	rc = tm_registry_new(&host->registry);
 	if (rc == 0)
 		rc = tm_machine_open("", &host->machine);
-	if (rc == 0)
+	if (rc == 0) {
+		host->orders = tm_orders_open(host);
+		tm_fdstore_load(host);
 		open_door(host);
+	}
 	if (rc == 0)
 		rc = tm_daemon_confine();
 	if (rc == 0)
@@ -116,8 +121,10 @@ int main(int argc, char **argv)
 	if (tm_config_read(argc, argv, &host.config, &status))
 		return status;
 	host.policy = host.config.policy;
+	host.fdstore = tm_fdstore_new();
 	if (!host.config.foreground) {
-		close_range(3, ~0u, 0); /* a daemon keeps nothing open for whoever started it */
+		/* A daemon keeps nothing open for whoever started it. */
+		close_range(3 + (unsigned int)tm_fdstore_passed(host.fdstore), ~0u, 0);
 		rc = tm_daemon_fork(&ready_fd);
 	}
 	if (rc != 0) { /* the parent, or no child */
@@ -132,11 +139,14 @@ int main(int argc, char **argv)
 	if (prepare(&host, &listen) == 0) {
 		if (ready_fd >= 0)
 			tm_daemon_ready(ready_fd);
+		tm_fdstore_ready(&host);
 		status = serve(&host, listen);
 	} else {
 		status = 1;
 	}
 	tm_door_close(host.door);
+	tm_orders_close(host.orders);
+	tm_fdstore_free(host.fdstore);
 	tm_launch_close(host.launch);
 	tm_machine_close(host.machine);
 	tm_registry_free(host.registry);

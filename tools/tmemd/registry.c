@@ -70,6 +70,8 @@ void tm_registry_remove(struct tm_registry *registry, struct tm_client *client)
 	for (int i = 0; i < TM_KEPT_COUNT; i++)
 		if (client->kept[i] >= 0)
 			close(client->kept[i]);
+	if (client->ledger_fd >= 0)
+		close(client->ledger_fd);
 	free(client);
 }
 
@@ -156,6 +158,26 @@ uint64_t tm_client_read(const _Atomic uint64_t *field)
 	uint64_t value = atomic_load_explicit(field, memory_order_relaxed);
 
 	return TM_MIN(value, (uint64_t)INT64_MAX);
+}
+
+void tm_client_read_orders(const struct tm_ledger *ledger, struct tm_client *ret_client)
+{
+	uint32_t weight = atomic_load(&ledger->weight);
+
+	ret_client->cap = atomic_load(&ledger->cap_bytes);
+	if (weight >= TM_WEIGHT_MIN && weight <= TM_WEIGHT_MAX)
+		ret_client->weight = weight;
+}
+
+void tm_client_orphaned(struct tm_client *client)
+{
+	struct tm_ledger *l = client->ledger;
+
+	client->session = NULL;
+	client->pid = 0;
+	atomic_store(&l->freeable_bytes, 0);
+	atomic_store(&l->persistent_bytes, tm_client_read(&l->used_bytes));
+	atomic_store(&l->want_bytes, tm_client_read(&l->used_bytes));
 }
 
 bool tm_client_is_persistent(const struct tm_client *client)

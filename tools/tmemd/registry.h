@@ -40,6 +40,8 @@ struct tm_client {
 	struct tm_ledger *ledger;    /* shared with the client: no number in it can be trusted */
 	struct tm_session *session;  /* its connection, for events; NULL: its process is gone */
 	int kept[TM_KEPT_COUNT];     /* descriptors, or -1 */
+	int ledger_fd;               /* its ledger's, for fdstore.c; -1 where that is not needed */
+	bool fd_stored;              /* systemd has them, too */
 	bool took_leave;             /* what was kept is of no use any more */
 	uint64_t shrink_asked_ns;    /* when the last `shrink` went out; 0: never */
 	uint64_t used_seen, grew_ns; /* used_bytes at the last look, and when it rose last */
@@ -87,6 +89,12 @@ struct tm_client *tm_registry_keeper(
 
 /* A number of a client's ledger; what no client can have is cut to what JSON can carry. */
 uint64_t tm_client_read(const _Atomic uint64_t *field);
+
+/* What an operator said of a client, out of a ledger of its. */
+void tm_client_read_orders(const struct tm_ledger *ledger, struct tm_client *ret_client);
+
+/* Its process is gone, what it stored is not. Nobody is left who could free any of it. */
+void tm_client_orphaned(struct tm_client *client);
 
 /* Has the client a persistent pool? */
 bool tm_client_is_persistent(const struct tm_client *client);

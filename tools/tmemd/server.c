@@ -27,6 +27,7 @@
 
 #include "core/util.h"
 #include "tools/tmemd/door.h"
+#include "tools/tmemd/fdstore.h"
 #include "tools/tmemd/launch.h"
 #include "tools/tmemd/lease.h"
 #include "tools/tmemd/log.h"
@@ -50,6 +51,7 @@ struct server {
 	uint64_t slow_ns;       /* when the slow tick is due */
 	uint64_t idle_since_ns; /* when the last session ended */
 	bool accepting, stop;
+	bool systemd_behind; /* it has not taken all that it was told */
 };
 
 /* data.ptr of what is no session */
@@ -211,6 +213,7 @@ static void tick(struct server *s)
 	if (now >= s->host->lease_ns && tm_registry_count(s->host->registry) > 0)
 		tm_lease_update(s->host);
 	tm_wait_tick(s->host, now);
+	s->systemd_behind = tm_fdstore_tick(s->host);
 	if (now >= s->slow_ns) {
 		s->slow_ns = now + SLOW_TICK_NS;
 		set_accepting(s, true);
@@ -244,7 +247,7 @@ static int next_tick_ms(const struct server *s)
 
 	if (s->host->sessions_ready)
 		return 0;
-	if (s->host->door && tm_door_is_busy(s->host->door))
+	if (s->systemd_behind || (s->host->door && tm_door_is_busy(s->host->door)))
 		return DOOR_TICK_MS;
 	if (tm_registry_count(s->host->registry) > 0)
 		return due > now ? (int)((due - now + 999999) / 1000000) : 0;

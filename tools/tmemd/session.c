@@ -22,8 +22,10 @@
 
 #include "core/util.h"
 #include "tools/tmemd/commands.h"
+#include "tools/tmemd/fdstore.h"
 #include "tools/tmemd/lease.h"
 #include "tools/tmemd/log.h"
+#include "tools/tmemd/orders.h"
 #include "tools/tmemd/snapshot.h"
 #include "tools/tmemd/wait.h"
 #include "tools/tmemd/watch.h"
@@ -73,22 +75,10 @@ int tm_session_new(struct tm_host *host, int fd, const struct ucred *peer, enum 
 	return 0;
 }
 
-/* The process is gone, what it stored is not. Nobody is left who could free any of it. */
-static void become_orphan(struct tm_client *client)
-{
-	struct tm_ledger *l = client->ledger;
-
-	tm_log("client %u '%s' died; its memory is kept", client->id, client->name);
-	client->session = NULL;
-	client->pid = 0;
-	atomic_store(&l->freeable_bytes, 0);
-	atomic_store(&l->persistent_bytes, tm_client_read(&l->used_bytes));
-	atomic_store(&l->want_bytes, tm_client_read(&l->used_bytes));
-}
-
 void tm_session_free(struct tm_session *session)
 {
 	struct tm_client *client = session->client;
+	bool keeps;
 
 	tm_watch_stop(session->watcher);
 	if (session->wait)
@@ -99,9 +89,14 @@ void tm_session_free(struct tm_session *session)
 		tm_wait_client_gone(session->host, client);
 		if (client->kept[TM_KEPT_STORE] < 0 || client->took_leave) {
 			tm_log("client %u '%s' left", client->id, client->name);
+			tm_fdstore_forget(session->host, client);
+			keeps = client->kept[TM_KEPT_STORE] >= 0;
 			tm_registry_remove(session->host->registry, client);
+			if (keeps)
+				tm_orders_keep(session->host);
 		} else {
-			become_orphan(client);
+			tm_log("client %u '%s' died; its memory is kept", client->id, client->name);
+			tm_client_orphaned(client);
 		}
 		tm_lease_update(session->host);
 	}

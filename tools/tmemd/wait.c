@@ -9,8 +9,9 @@
  * reply
  *                 ^-------------------------------------------------- else
  *
- * A destroy is one round with one client, whose answer is that it leaves. A transfer is one, too,
- * and has no deadline; its answer comes from snapshot.c.
+ * A cap waits for threads of the client that may go by an older grant: the ledger tells, not the
+ * client. A destroy is one round with one client, whose answer is that it leaves. A transfer is
+ * one, too, and has no deadline; its answer comes from snapshot.c.
  *
  * Invariants
  *   1. One wait per session, each but for a transfer ends within TM_WAIT_NS: a stuck client delays
@@ -23,12 +24,14 @@
 #include <stdlib.h>
 
 #include "core/util.h"
+#include "tools/tmemd/lease.h"
 #include "tools/tmemd/policy.h"
 #include "tools/tmemd/session.h"
 
 enum wait_kind {
 	WAIT_FLUSH,
 	WAIT_DESTROY,
+	WAIT_CAP,
 	WAIT_TRANSFER,
 };
 
@@ -77,14 +80,21 @@ void tm_wait_cancel(struct tm_wait *wait)
 static void wait_finish(struct tm_wait *wait)
 {
 	static const struct tm_error ended = {TM_ERROR_TRANSFER, "the client's process has ended"};
+	static const struct tm_error stuck = {
+		TM_ERROR_BUSY, "the client is stopped; its cap holds from when it goes on"};
+	const struct tm_error *error = wait->kind == WAIT_TRANSFER ? &ended
+		: wait->kind == WAIT_CAP && wait->missing > 0      ? &stuck
+								   : NULL;
 	json_t *result;
 
-	if (wait->kind == WAIT_TRANSFER) {
-		tm_session_send(wait->session, tm_proto_error(&ended, wait->id));
+	if (error) {
+		tm_session_send(wait->session, tm_proto_error(error, wait->id));
 		tm_wait_cancel(wait);
 		return;
 	}
-	if (wait->kind == WAIT_FLUSH)
+	if (wait->kind == WAIT_CAP)
+		result = json_object();
+	else if (wait->kind == WAIT_FLUSH)
 		result = json_pack("{s:I,s:I}", "released_bytes", (json_int_t)wait->released,
 			"unanswered_clients", (json_int_t)(wait->unanswered + wait->missing));
 	else
@@ -170,6 +180,29 @@ int tm_wait_destroy(struct tm_host *host, struct tm_session *session, const json
 	wait->asked[client->id] = true;
 	wait->missing = 1;
 	return 0;
+}
+
+int tm_wait_cap(struct tm_host *host, struct tm_session *session, const json_t *id,
+	const struct tm_client *client)
+{
+	struct tm_wait *wait = wait_new(host, session, id);
+
+	if (!wait)
+		return -ENOMEM;
+	wait->kind = WAIT_CAP;
+	wait->only = client->id;
+	wait->asked[client->id] = true;
+	wait->missing = 1;
+	return 0;
+}
+
+static bool cap_holds(const struct tm_wait *wait)
+{
+	struct tm_client *c = NULL;
+
+	while ((c = tm_registry_next(wait->host->registry, c)) && c->id != wait->only)
+		;
+	return !c || tm_lease_cap_holds(c);
 }
 
 uint64_t tm_wait_transfer(struct tm_host *host, struct tm_session *session, const json_t *id,
@@ -258,7 +291,9 @@ void tm_wait_tick(struct tm_host *host, uint64_t now)
 
 	for (; wait; wait = next) {
 		next = LIST_NEXT(wait, link);
-		if (now >= wait->deadline)
+		if (wait->kind == WAIT_CAP && cap_holds(wait))
+			wait->missing = 0;
+		if (wait->missing == 0 || now >= wait->deadline)
 			wait_finish(wait);
 	}
 }

@@ -22,6 +22,10 @@ int tm_wait_flush(struct tm_host *host, struct tm_session *session, const json_t
 int tm_wait_destroy(struct tm_host *host, struct tm_session *session, const json_t *id,
 	struct tm_client *client);
 
+/* Reply when the cap that `client` was given holds. 0; -ENOMEM. */
+int tm_wait_cap(struct tm_host *host, struct tm_session *session, const json_t *id,
+	const struct tm_client *client);
+
 /* Begin to wait for the end of a save or restore of `client` (snapshot.c). Returns the ticket; 0
  * without memory. tm_wait_transferred replies: with `result` (stolen), or with *error; false when
  * nobody waits any more. tm_wait_give_up leaves the reply to the caller. */
