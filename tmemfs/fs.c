@@ -70,6 +70,11 @@ void tm_fs_present(struct tm_mount *mount, struct tm_inode *inode, struct stat *
 		st->st_ino ^= (st->st_dev * 0x9e3779b97f4a7c15ull) | 1ull << 63;
 }
 
+struct tm_killpriv tm_fs_killpriv(fuse_req_t req, struct tm_inode *inode, bool kills)
+{
+	return tm_killpriv_begin(atomic_load(&inode->sxid) ? req : NULL, kills);
+}
+
 void tm_fs_killed(struct tm_mount *mount, struct tm_inode *inode)
 {
 	if (atomic_load(&inode->sxid))

@@ -26,6 +26,7 @@
 
 #include "tmemfs/cache.h"
 #include "tmemfs/inode.h"
+#include "tmemfs/killpriv.h"
 #include "tmemfs/notify.h"
 
 #define TM_STALE_SLOTS 64
@@ -146,6 +147,9 @@ int tm_fs_adopt(struct tm_mount *mount, struct tm_inode *parent, const char *nam
 
 /* What the user sees of a file's attributes. */
 void tm_fs_present(struct tm_mount *mount, struct tm_inode *inode, struct stat *st);
+
+/* Around a change of the file that takes these bits away, if `kills`. */
+struct tm_killpriv tm_fs_killpriv(fuse_req_t req, struct tm_inode *inode, bool kills);
 
 /* A change may have taken the file's set-user-id bit away (killpriv.h): the kernel must not go by
  * what it knows of it, after the answer. */

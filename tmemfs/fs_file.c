@@ -15,7 +15,6 @@
 
 #include "tmemfs/call.h"
 #include "tmemfs/creds.h"
-#include "tmemfs/killpriv.h"
 
 /*
  * What the backing's descriptor is opened with. Not O_DIRECT: our buffers are not aligned as it
@@ -238,7 +237,7 @@ static int open_from_memory(const struct opening *o, struct tm_file **ret_file)
  * keep its set-user-id bit, is the caller. */
 static int open_as_asked(fuse_req_t req, struct tm_inode *inode, int flags)
 {
-	TM_AUTO_KILLPRIV struct tm_killpriv killpriv = tm_killpriv_begin(tm_killpriv_asked());
+	TM_AUTO_KILLPRIV struct tm_killpriv killpriv = tm_killpriv_begin(NULL, tm_killpriv_asked());
 	TM_AUTO_CREDS struct tm_creds creds = {false};
 	int rc = flags & O_TRUNC ? tm_creds_enter(req, &creds) : 0;
 
@@ -341,7 +340,7 @@ static int create_as_caller(
 {
 	int how = (name ? O_CREAT | O_NOFOLLOW : O_TMPFILE) | O_CLOEXEC;
 	TM_AUTO_FD struct tm_fd dir = TM_FD_NONE;
-	TM_AUTO_KILLPRIV struct tm_killpriv killpriv = tm_killpriv_begin(tm_killpriv_asked());
+	TM_AUTO_KILLPRIV struct tm_killpriv killpriv = tm_killpriv_begin(NULL, tm_killpriv_asked());
 	TM_AUTO_CREDS struct tm_creds creds = {false};
 	int rc = tm_fd_get(parent, &dir), fd;
 

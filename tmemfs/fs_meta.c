@@ -10,7 +10,6 @@
 #include <string.h>
 
 #include "tmemfs/creds.h"
-#include "tmemfs/killpriv.h"
 
 #define FACT_TARGET "target"
 #define STATFS_NS   1000000000ull /* how long the numbers of statfs are good, at most */
@@ -144,10 +143,10 @@ void tm_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 /* --- setattr ------------------------------------------------------------------------------ */
 
-static int set_size(
-	struct tm_mount *mount, struct tm_inode *inode, struct tm_file *file, off_t size)
+static int set_size(fuse_req_t req, struct tm_inode *inode, struct tm_file *file, off_t size)
 {
-	TM_AUTO_KILLPRIV struct tm_killpriv killpriv = {false};
+	struct tm_mount *mount = tm_mount_of(req);
+	TM_AUTO_KILLPRIV struct tm_killpriv killpriv = {false, {false}};
 	TM_AUTO_CLOSE int own_fd = -1;
 	int fd = file ? atomic_load(&file->fd) : -1, rc;
 	struct stat st;
@@ -158,7 +157,7 @@ static int set_size(
 			return fd;
 	}
 	tm_cache_change_begin(mount->cache, inode, 0, TM_WHOLE_FILE);
-	killpriv = tm_killpriv_begin(tm_killpriv_asked());
+	killpriv = tm_fs_killpriv(req, inode, tm_killpriv_asked());
 	rc = ftruncate(fd, size) == 0 && fstat(fd, &st) == 0 ? 0 : -errno;
 	tm_cache_change_end(mount->cache, inode, rc < 0 ? 0 : st.st_size, rc < 0);
 	return rc;
@@ -183,7 +182,7 @@ static int set_times(int fd, const struct stat *attr, int to_set)
  * it is not for executing; the rest is the backing's. */
 static int set_owner(fuse_req_t req, int fd, const struct stat *attr, int to_set)
 {
-	TM_AUTO_KILLPRIV struct tm_killpriv killpriv = {false};
+	TM_AUTO_KILLPRIV struct tm_killpriv killpriv = {false, {false}};
 	uid_t uid = to_set & FUSE_SET_ATTR_UID ? attr->st_uid : (uid_t)-1;
 	gid_t gid = to_set & FUSE_SET_ATTR_GID ? attr->st_gid : (gid_t)-1;
 	struct stat st;
@@ -191,7 +190,7 @@ static int set_owner(fuse_req_t req, int fd, const struct stat *attr, int to_set
 	if (tm_killpriv_caller(req)) {
 		if (fstat(fd, &st) < 0)
 			return -errno;
-		killpriv = tm_killpriv_begin(!tm_creds_in_group(req, st.st_gid));
+		killpriv = tm_killpriv_begin(NULL, !tm_creds_in_group(req, st.st_gid));
 	}
 	return fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0 ? 0 : -errno;
 }
@@ -207,7 +206,7 @@ static int set_attr(fuse_req_t req, struct tm_inode *inode, struct tm_file *file
 	if (rc == 0 && to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))
 		rc = set_owner(req, fd, attr, to_set);
 	if (rc == 0 && to_set & FUSE_SET_ATTR_SIZE)
-		rc = set_size(tm_mount_of(req), inode, file, attr->st_size);
+		rc = set_size(req, inode, file, attr->st_size);
 	if (rc == 0 &&
 		to_set &
 			(FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_ATIME_NOW |

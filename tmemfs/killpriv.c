@@ -43,15 +43,24 @@ static bool set_own(const struct __user_cap_data_struct data[2])
 	return syscall(SYS_capset, &header, data) == 0;
 }
 
-struct tm_killpriv tm_killpriv_begin(bool kills)
+struct tm_killpriv tm_killpriv_begin(fuse_req_t req, bool kills)
 {
-	return (struct tm_killpriv){kills && own.has && set_own(own.without)};
+	struct tm_killpriv killpriv = {false, {false}};
+
+	if (!kills || !own.has)
+		return killpriv;
+	killpriv.dropped = set_own(own.without);
+	/* Without memory one bit more goes than has to. */
+	if (req)
+		(void)tm_creds_enter(req, &killpriv.creds);
+	return killpriv;
 }
 
 void tm_killpriv_end(struct tm_killpriv *killpriv)
 {
 	int saved = errno;
 
+	tm_creds_leave(&killpriv->creds);
 	if (killpriv->dropped && !set_own(own.with))
 		abort();
 	killpriv->dropped = false;

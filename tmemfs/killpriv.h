@@ -19,6 +19,7 @@
 #include <stdbool.h>
 
 #include "core/util.h"
+#include "tmemfs/creds.h"
 
 /* Read our own capabilities. Once, before any thread. */
 void tm_killpriv_init(void);
@@ -36,13 +37,15 @@ bool tm_killpriv_asked(void);
 bool tm_killpriv_caller(fuse_req_t req);
 
 /* Do without CAP_FSETID, if `kills`, until tm_killpriv_end(), which TM_AUTO_KILLPRIV calls at the
- * end of the scope. */
+ * end of the scope. Whoever is in the file's group leaves it a set-group-id bit that is not for
+ * executing: so with `req` (which may be NULL) it is done as the caller altogether. */
 struct tm_killpriv {
 	bool dropped;
+	struct tm_creds creds;
 };
 #define TM_AUTO_KILLPRIV __attribute__((unused)) TM_CLEANUP(tm_killpriv_end)
 
-struct tm_killpriv tm_killpriv_begin(bool kills);
+struct tm_killpriv tm_killpriv_begin(fuse_req_t req, bool kills);
 void tm_killpriv_end(struct tm_killpriv *killpriv);
 
 #endif

@@ -40,6 +40,9 @@ outcomes() {
 			as 65534 65534 bash -c 'change "$@"' - $how "$file"
 			echo "$mode $how: $(stat -c %a "$file")"
 			fresh "$file" $mode
+			setpriv --reuid 65534 --regid 65534 --groups $GROUP bash -c 'change "$@"' - $how "$file"
+			echo "$mode $how by the group: $(stat -c %a "$file")"
+			fresh "$file" $mode
 			change $how "$file"
 			echo "$mode $how by root: $(stat -c %a "$file")"
 		done
@@ -83,6 +86,7 @@ open_to_all() {
 	outcomes "$MNT" >"$T/mount"
 	diff "$T/below" "$T/mount"
 	grep -q '^6777 write: 777$' "$T/mount"
+	grep -q '^2766 write by the group: 2766$' "$T/mount"
 	grep -q '^6777 write by root: 6777$' "$T/mount"
 }
 
