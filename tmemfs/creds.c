@@ -81,6 +81,21 @@ static int caller_groups(fuse_req_t req, gid_t **ret_groups, int *ret_count)
 	return 0;
 }
 
+bool tm_creds_in_group(fuse_req_t req, gid_t gid)
+{
+	TM_AUTO_FREE gid_t *groups = NULL;
+	int count = 0;
+
+	if (fuse_req_ctx(req)->gid == gid)
+		return true;
+	if (caller_groups(req, &groups, &count) < 0)
+		return false;
+	for (int i = 0; i < count; i++)
+		if (groups[i] == gid)
+			return true;
+	return false;
+}
+
 static void take_own_back(void)
 {
 	setfsuid(0);

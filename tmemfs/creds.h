@@ -27,4 +27,7 @@ struct tm_creds {
 int tm_creds_enter(fuse_req_t req, struct tm_creds *ret_creds);
 void tm_creds_leave(struct tm_creds *creds);
 
+/* Is the caller in that group? */
+bool tm_creds_in_group(fuse_req_t req, gid_t gid);
+
 #endif

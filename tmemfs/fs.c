@@ -60,12 +60,25 @@ void tm_reply_rc(fuse_req_t req, int rc)
 }
 
 /* Files of another file system below the root could share a number with one of the root's. */
-void tm_fs_present(struct tm_mount *mount, struct stat *st)
+void tm_fs_present(struct tm_mount *mount, struct tm_inode *inode, struct stat *st)
 {
 	const struct tm_inode *root = tm_inodes_root(mount->inodes);
 
+	if (st->st_mode & (S_ISUID | S_ISGID) && !atomic_load(&inode->sxid))
+		atomic_store(&inode->sxid, true);
 	if (st->st_dev != root->dev)
 		st->st_ino ^= (st->st_dev * 0x9e3779b97f4a7c15ull) | 1ull << 63;
+}
+
+struct tm_killpriv tm_fs_killpriv(fuse_req_t req, struct tm_inode *inode, bool kills)
+{
+	return tm_killpriv_begin(atomic_load(&inode->sxid) ? req : NULL, kills);
+}
+
+void tm_fs_killed(struct tm_mount *mount, struct tm_inode *inode)
+{
+	if (atomic_load(&inode->sxid))
+		tm_notify_attributes_now(mount->notifier, tm_node_id(inode));
 }
 
 int tm_fs_stat(struct tm_mount *mount, struct tm_inode *inode, int fd, struct stat *ret_st)
@@ -143,10 +156,17 @@ void tm_fs_doubt(struct tm_mount *mount, struct tm_inode *inode)
 	tm_meta_forget(mount->meta, inode);
 }
 
+double tm_fs_attr_timeout(struct tm_mount *mount, struct tm_inode *inode)
+{
+	return tm_meta_young(mount->meta, inode)
+		? TM_MIN(mount->attr_timeout, tm_fs_seconds(TM_YOUNG_NS))
+		: mount->attr_timeout;
+}
+
 static void entry_set(struct tm_mount *mount, struct tm_inode *inode, double attr_timeout,
 	double entry_timeout, struct fuse_entry_param *entry)
 {
-	tm_fs_present(mount, &entry->attr);
+	tm_fs_present(mount, inode, &entry->attr);
 	entry->ino = tm_node_id(inode);
 	entry->generation = inode->generation;
 	entry->attr_timeout = attr_timeout;
@@ -185,7 +205,7 @@ static int entry_finish(struct tm_mount *mount, struct tm_inode *inode,
 		tm_inode_forget(inode, 1);
 		return rc;
 	}
-	entry_set(mount, inode, current ? mount->attr_timeout : 0,
+	entry_set(mount, inode, current ? tm_fs_attr_timeout(mount, inode) : 0,
 		certain ? mount->entry_timeout : 0, entry);
 	return 0;
 }

@@ -26,6 +26,7 @@
 
 #include "tmemfs/cache.h"
 #include "tmemfs/inode.h"
+#include "tmemfs/killpriv.h"
 #include "tmemfs/notify.h"
 
 #define TM_STALE_SLOTS 64
@@ -145,13 +146,23 @@ int tm_fs_adopt(struct tm_mount *mount, struct tm_inode *parent, const char *nam
 	struct fuse_entry_param *ret_entry);
 
 /* What the user sees of a file's attributes. */
-void tm_fs_present(struct tm_mount *mount, struct stat *st);
+void tm_fs_present(struct tm_mount *mount, struct tm_inode *inode, struct stat *st);
+
+/* Around a change of the file that takes these bits away, if `kills`. */
+struct tm_killpriv tm_fs_killpriv(fuse_req_t req, struct tm_inode *inode, bool kills);
+
+/* A change may have taken the file's set-user-id bit away (killpriv.h): the kernel must not go by
+ * what it knows of it, after the answer. */
+void tm_fs_killed(struct tm_mount *mount, struct tm_inode *inode);
 
 /* A time that is left, as the kernel wants it. */
 static inline double tm_fs_seconds(uint64_t ns)
 {
 	return (double)ns / 1e9;
 }
+
+/* How long attributes that the backing has just shown are good. */
+double tm_fs_attr_timeout(struct tm_mount *mount, struct tm_inode *inode);
 
 /* A timeout as the clocks count it. */
 static inline uint64_t tm_fs_ns(double seconds)

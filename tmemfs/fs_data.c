@@ -98,8 +98,11 @@ static int plain_fd(struct tm_file *file)
 }
 
 /* Number of bytes written, fewer only after an error past the first, or -errno. */
-static ssize_t write_all(int fd, const char *buf, size_t size, off_t off)
+static ssize_t write_all(
+	fuse_req_t req, struct tm_inode *inode, int fd, const char *buf, size_t size, off_t off)
 {
+	TM_AUTO_KILLPRIV struct tm_killpriv killpriv =
+		tm_fs_killpriv(req, inode, tm_killpriv_asked());
 	size_t done = 0;
 
 	while (done < size) {
@@ -143,7 +146,7 @@ void tm_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, o
 	}
 	atomic_fetch_add(&file->inode->writing, 1);
 	change_begin(mount, file->inode, off, size);
-	n = write_all(fd, buf, size, off);
+	n = write_all(req, file->inode, fd, buf, size, off);
 	if (n > 0)
 		end = off + n;
 	if (n > 0 && appends && !landed_at(fd, off + n, &end)) {
@@ -157,10 +160,30 @@ void tm_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, o
 	if (end_writing(file->inode) && n > 0)
 		tm_notify_range(mount->invalidator, ino, off, (off_t)size);
 	tm_cache_count(mount->cache, TM_STAT_BACKING_WRITES, 1);
+	if (tm_killpriv_asked())
+		tm_fs_killed(mount, file->inode);
 	if (n < 0)
 		tm_reply_rc(req, (int)n);
 	else
 		fuse_reply_write(req, (size_t)n);
+}
+
+static int allocate(fuse_req_t req, struct tm_file *file, int mode, off_t off, off_t len)
+{
+	TM_AUTO_KILLPRIV struct tm_killpriv killpriv =
+		tm_fs_killpriv(req, file->inode, tm_killpriv_caller(req));
+
+	return fallocate(tm_file_fd(file), mode, off, len) == 0 ? 0 : -errno;
+}
+
+static ssize_t copy(fuse_req_t req, int in, off_t off_in, struct tm_file *out, off_t off_out,
+	size_t len, unsigned int flags)
+{
+	TM_AUTO_KILLPRIV struct tm_killpriv killpriv =
+		tm_fs_killpriv(req, out->inode, tm_killpriv_caller(req));
+	ssize_t n = copy_file_range(in, &off_in, tm_file_fd(out), &off_out, len, flags);
+
+	return n < 0 ? -errno : n;
 }
 
 /* End a change that may have moved the file's end. */
@@ -186,8 +209,9 @@ void tm_op_fallocate(
 	bool moves = mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE);
 
 	change_begin(mount, file->inode, moves ? 0 : off, moves ? TM_WHOLE_FILE : (uint64_t)len);
-	rc = fallocate(tm_file_fd(file), mode, off, len) == 0 ? 0 : -errno;
+	rc = allocate(req, file, mode, off, len);
 	change_end_at_size(mount, file);
+	tm_fs_killed(mount, file->inode);
 	tm_cache_count(mount->cache, TM_STAT_BACKING_WRITES, 1);
 	if (moves && rc == 0)
 		tm_notify_pages(mount->invalidator, ino);
@@ -222,10 +246,11 @@ void tm_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
 		return;
 	}
 	change_begin(mount, out->inode, off_out, len);
-	n = copy_file_range(in_fd, &off_in, tm_file_fd(out), &off_out, len, (unsigned int)flags);
-	if (n < 0)
-		n = errno == EINVAL || errno == ENOSYS ? -EOPNOTSUPP : -errno;
+	n = copy(req, in_fd, off_in, out, off_out, len, (unsigned int)flags);
+	if (n == -EINVAL || n == -ENOSYS)
+		n = -EOPNOTSUPP;
 	change_end_at_size(mount, out);
+	tm_fs_killed(mount, out->inode);
 	tm_cache_count(mount->cache, TM_STAT_BACKING_WRITES, 1);
 	if (n < 0)
 		tm_reply_rc(req, (int)n); /* the kernel copies by read and write where we cannot */

@@ -237,6 +237,7 @@ static int open_from_memory(const struct opening *o, struct tm_file **ret_file)
  * keep its set-user-id bit, is the caller. */
 static int open_as_asked(fuse_req_t req, struct tm_inode *inode, int flags)
 {
+	TM_AUTO_KILLPRIV struct tm_killpriv killpriv = tm_killpriv_begin(NULL, tm_killpriv_asked());
 	TM_AUTO_CREDS struct tm_creds creds = {false};
 	int rc = flags & O_TRUNC ? tm_creds_enter(req, &creds) : 0;
 
@@ -260,6 +261,7 @@ static int open_below(
 	if (truncates) {
 		tm_cache_change_end(mount->cache, inode, 0, fd < 0);
 		tm_meta_change_end(mount->meta, inode);
+		tm_fs_killed(mount, inode);
 	}
 	if (fd < 0)
 		return fd;
@@ -338,6 +340,7 @@ static int create_as_caller(
 {
 	int how = (name ? O_CREAT | O_NOFOLLOW : O_TMPFILE) | O_CLOEXEC;
 	TM_AUTO_FD struct tm_fd dir = TM_FD_NONE;
+	TM_AUTO_KILLPRIV struct tm_killpriv killpriv = tm_killpriv_begin(NULL, tm_killpriv_asked());
 	TM_AUTO_CREDS struct tm_creds creds = {false};
 	int rc = tm_fd_get(parent, &dir), fd;
 

@@ -9,6 +9,8 @@
 #include <limits.h>
 #include <string.h>
 
+#include "tmemfs/creds.h"
+
 #define FACT_TARGET "target"
 #define STATFS_NS   1000000000ull /* how long the numbers of statfs are good, at most */
 
@@ -24,6 +26,12 @@ void tm_op_init(void *userdata, struct fuse_conn_info *conn)
 	/* Reads that wait for one slow file must not be all that the kernel sends. */
 	conn->max_background = mount->background;
 	conn->congestion_threshold = mount->background / 4 * 3;
+	/* Who writes takes set-user-id bits away by our doing: not before libfuse 3.17, there
+	 * tm_killpriv_agree() sees to it. */
+	conn->want &= ~(unsigned int)FUSE_CAP_HANDLE_KILLPRIV;
+#ifdef FUSE_CAP_HANDLE_KILLPRIV_V2
+	conn->want |= conn->capable & FUSE_CAP_HANDLE_KILLPRIV_V2;
+#endif
 	/* A delayed write would land at an old end of the file. */
 	conn->want &= ~FUSE_CAP_WRITEBACK_CACHE;
 	/* Default ACLs replace the umask, so whoever creates must know both: the backing. */
@@ -75,13 +83,14 @@ void tm_op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *f
 	fuse_reply_none(req);
 }
 
-static void reply_attr(fuse_req_t req, int rc, struct stat *st, double timeout)
+static void reply_attr(
+	fuse_req_t req, struct tm_inode *inode, int rc, struct stat *st, double timeout)
 {
 	if (rc < 0) {
 		tm_reply_rc(req, rc);
 		return;
 	}
-	tm_fs_present(tm_mount_of(req), st);
+	tm_fs_present(tm_mount_of(req), inode, st);
 	fuse_reply_attr(req, st, timeout);
 }
 
@@ -117,7 +126,7 @@ void tm_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	int rc;
 
 	if (tm_meta_stat(mount->meta, inode, &st, &left)) {
-		reply_attr(req, 0, &st, tm_fs_seconds(left));
+		reply_attr(req, inode, 0, &st, tm_fs_seconds(left));
 		return;
 	}
 	if (file)
@@ -126,7 +135,7 @@ void tm_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	tm_call_begin(req, &call);
 	rc = get_attr(mount, inode, file, &st);
 	if (tm_call_end(req, &call))
-		reply_attr(req, rc, &st, mount->attr_timeout);
+		reply_attr(req, inode, rc, &st, tm_fs_attr_timeout(mount, inode));
 	tm_inode_unref(inode);
 	if (file)
 		tm_file_unref(file);
@@ -134,9 +143,10 @@ void tm_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 /* --- setattr ------------------------------------------------------------------------------ */
 
-static int set_size(
-	struct tm_mount *mount, struct tm_inode *inode, struct tm_file *file, off_t size)
+static int set_size(fuse_req_t req, struct tm_inode *inode, struct tm_file *file, off_t size)
 {
+	struct tm_mount *mount = tm_mount_of(req);
+	TM_AUTO_KILLPRIV struct tm_killpriv killpriv = {false, {false}};
 	TM_AUTO_CLOSE int own_fd = -1;
 	int fd = file ? atomic_load(&file->fd) : -1, rc;
 	struct stat st;
@@ -147,6 +157,7 @@ static int set_size(
 			return fd;
 	}
 	tm_cache_change_begin(mount->cache, inode, 0, TM_WHOLE_FILE);
+	killpriv = tm_fs_killpriv(req, inode, tm_killpriv_asked());
 	rc = ftruncate(fd, size) == 0 && fstat(fd, &st) == 0 ? 0 : -errno;
 	tm_cache_change_end(mount->cache, inode, rc < 0 ? 0 : st.st_size, rc < 0);
 	return rc;
@@ -167,7 +178,24 @@ static int set_times(int fd, const struct stat *attr, int to_set)
 	return utimensat(fd, "", times, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0 ? 0 : -errno;
 }
 
-static int set_attr(struct tm_mount *mount, struct tm_inode *inode, struct tm_file *file, int fd,
+/* Whoever gives a file away that he is not in the group of takes the set-group-id bit, too, where
+ * it is not for executing; the rest is the backing's. */
+static int set_owner(fuse_req_t req, int fd, const struct stat *attr, int to_set)
+{
+	TM_AUTO_KILLPRIV struct tm_killpriv killpriv = {false, {false}};
+	uid_t uid = to_set & FUSE_SET_ATTR_UID ? attr->st_uid : (uid_t)-1;
+	gid_t gid = to_set & FUSE_SET_ATTR_GID ? attr->st_gid : (gid_t)-1;
+	struct stat st;
+
+	if (tm_killpriv_caller(req)) {
+		if (fstat(fd, &st) < 0)
+			return -errno;
+		killpriv = tm_killpriv_begin(NULL, !tm_creds_in_group(req, st.st_gid));
+	}
+	return fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0 ? 0 : -errno;
+}
+
+static int set_attr(fuse_req_t req, struct tm_inode *inode, struct tm_file *file, int fd,
 	const struct stat *attr, int to_set)
 {
 	char path[TM_PROC_PATH_MAX];
@@ -175,15 +203,10 @@ static int set_attr(struct tm_mount *mount, struct tm_inode *inode, struct tm_fi
 
 	if (to_set & FUSE_SET_ATTR_MODE)
 		rc = chmod(tm_proc_path(fd, path), attr->st_mode) == 0 ? 0 : -errno;
-	if (rc == 0 && to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) {
-		uid_t uid = to_set & FUSE_SET_ATTR_UID ? attr->st_uid : (uid_t)-1;
-		gid_t gid = to_set & FUSE_SET_ATTR_GID ? attr->st_gid : (gid_t)-1;
-
-		rc = fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0 ? 0
-											  : -errno;
-	}
+	if (rc == 0 && to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))
+		rc = set_owner(req, fd, attr, to_set);
 	if (rc == 0 && to_set & FUSE_SET_ATTR_SIZE)
-		rc = set_size(mount, inode, file, attr->st_size);
+		rc = set_size(req, inode, file, attr->st_size);
 	if (rc == 0 &&
 		to_set &
 			(FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_ATIME_NOW |
@@ -203,11 +226,11 @@ void tm_op_setattr(
 
 	tm_meta_change_begin(mount->meta, inode);
 	if (rc == 0)
-		rc = set_attr(mount, inode, tm_file_of(fi), place.fd, attr, to_set);
+		rc = set_attr(req, inode, tm_file_of(fi), place.fd, attr, to_set);
 	tm_meta_change_end(mount->meta, inode);
 	if (rc == 0)
 		rc = tm_fs_stat(mount, inode, place.fd, &st);
-	reply_attr(req, rc, &st, mount->attr_timeout);
+	reply_attr(req, inode, rc, &st, tm_fs_attr_timeout(mount, inode));
 }
 
 /* Length of the target, in `target` and remembered; or -errno. */

@@ -38,6 +38,7 @@ struct tm_inode {
 	_Atomic unsigned int unopened; /* open files without a descriptor of their own */
 	_Atomic unsigned int writing;  /* writes under way */
 	_Atomic bool raced;            /* somebody has read meanwhile */
+	_Atomic bool sxid; /* the kernel was told of a set-user-id or set-group-id bit */
 
 	/* Table lock. */
 	struct tm_inode *next_hash;

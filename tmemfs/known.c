@@ -165,10 +165,15 @@ static bool current_locked(const struct tm_known *known, const struct tm_asked *
 	return known->changes == 0 && known->changed_at <= asked->tick;
 }
 
+static uint64_t ttl_locked(const struct tm_meta *meta, const struct tm_known *known)
+{
+	return known->settled ? meta->ttl_ns : TM_MIN(meta->ttl_ns, TM_YOUNG_NS);
+}
+
 static bool good_locked(const struct tm_meta *meta, const struct tm_known *known, uint64_t now)
 {
 	return known->valid && known->changes == 0 &&
-		(now - known->checked_ns < meta->ttl_ns || now < meta->stale_until_ns);
+		(now - known->checked_ns < ttl_locked(meta, known) || now < meta->stale_until_ns);
 }
 
 bool tm_meta_learn(struct tm_meta *meta, struct tm_inode *inode, const struct tm_asked *asked,
@@ -205,12 +210,22 @@ bool tm_meta_stat(
 	good = good_locked(meta, known, now);
 	if (good) {
 		*ret_st = known->st;
-		*ret_left_ns = now - known->checked_ns < meta->ttl_ns
-			? meta->ttl_ns - (now - known->checked_ns)
+		*ret_left_ns = now - known->checked_ns < ttl_locked(meta, known)
+			? ttl_locked(meta, known) - (now - known->checked_ns)
 			: meta->stale_until_ns - now;
 	}
 	pthread_mutex_unlock(&meta->lock);
 	return good;
+}
+
+bool tm_meta_young(struct tm_meta *meta, struct tm_inode *inode)
+{
+	bool young;
+
+	pthread_mutex_lock(&meta->lock);
+	young = inode->known.valid && !inode->known.settled;
+	pthread_mutex_unlock(&meta->lock);
+	return young;
 }
 
 void tm_meta_unreachable(struct tm_meta *meta)

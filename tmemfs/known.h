@@ -46,6 +46,10 @@ struct tm_asked {
 	int64_t wall_ns;
 };
 
+/* Attributes whose ctime was not settled when they were seen let no facts be kept. They are good
+ * for this long at most: then another look shows them settled. */
+#define TM_YOUNG_NS 1000000000ull
+
 /* Attributes are good for `ttl_ns`; facts of all inodes together take at most `bytes_max`. NULL
  * without memory. */
 struct tm_meta *tm_meta_new(uint64_t ttl_ns, uint64_t bytes_max);
@@ -66,6 +70,9 @@ bool tm_meta_stale(struct tm_meta *meta); /* such a second has not passed */
 /* The attributes, if they are still good: for *ret_left_ns more. */
 bool tm_meta_stat(
 	struct tm_meta *meta, struct tm_inode *inode, struct stat *ret_st, uint64_t *ret_left_ns);
+
+/* The attributes are known, and young. */
+bool tm_meta_young(struct tm_meta *meta, struct tm_inode *inode);
 
 /* Around a change of our own: what is known until, and asked before, its end is forgotten. */
 void tm_meta_change_begin(struct tm_meta *meta, struct tm_inode *inode);

@@ -18,6 +18,7 @@
 
 #include "tmemfs/creds.h"
 #include "tmemfs/fs.h"
+#include "tmemfs/killpriv.h"
 #include "tmemfs/loop.h"
 #include "tmemfs/options.h"
 #include "tmemfs/pin.h"
@@ -299,7 +300,8 @@ static struct fuse_session *make_session(struct run *run)
 		    run->options.debug ? ",debug" : "", *run->options.mount_options ? "," : "",
 		    run->options.mount_options) < 0)
 		base = NULL;
-	all = base ? with_source(base, run->backing) : NULL;
+	all = base ? with_source(base, run->options.fsname ? run->options.fsname : run->backing)
+		   : NULL;
 	if (all && fuse_opt_add_arg(&args, "tmemfs") == 0 && fuse_opt_add_arg(&args, "-o") == 0 &&
 		fuse_opt_add_arg(&args, all) == 0)
 		session = fuse_session_new(&args, &tm_fs_ops, sizeof(tm_fs_ops), &run->mount);
@@ -363,7 +365,9 @@ static int serve(struct run *run)
 		goto fail_mount;
 	}
 	know_own_mount(run);
-	rc = tm_notifier_start(session, &run->mount.notifier);
+	rc = tm_killpriv_agree(session);
+	if (rc == 0)
+		rc = tm_notifier_start(session, &run->mount.notifier);
 	if (rc == 0)
 		rc = tm_notifier_start(session, &run->mount.invalidator);
 	if (rc == 0)
@@ -426,6 +430,7 @@ int main(int argc, char **argv)
 	raise_file_limit();
 	umask(0); /* the callers' are applied */
 	tm_creds_init();
+	tm_killpriv_init();
 	if (!run.options.debug)
 		fuse_set_log_func(keep_message);
 	run.mount.attr_timeout = run.options.attr_timeout;

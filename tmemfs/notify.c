@@ -163,6 +163,11 @@ void tm_notify_attributes(struct tm_notifier *notifier, fuse_ino_t ino)
 	tell(notifier, ino, -1, 0, NULL);
 }
 
+void tm_notify_attributes_now(struct tm_notifier *notifier, fuse_ino_t ino)
+{
+	fuse_lowlevel_notify_inval_inode(notifier->session, ino, -1, 0);
+}
+
 void tm_notify_name(struct tm_notifier *notifier, fuse_ino_t parent, const char *name)
 {
 	tell(notifier, parent, 0, 0, name);

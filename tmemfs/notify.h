@@ -41,6 +41,9 @@ void tm_notify_range(struct tm_notifier *notifier, fuse_ino_t ino, off_t from, o
 /* Only the attributes. */
 void tm_notify_attributes(struct tm_notifier *notifier, fuse_ino_t ino);
 
+/* The same before it returns: for threads that serve requests, too, as it waits for nothing. */
+void tm_notify_attributes_now(struct tm_notifier *notifier, fuse_ino_t ino);
+
 /* Make the kernel look `name` in `parent` up again. */
 void tm_notify_name(struct tm_notifier *notifier, fuse_ino_t parent, const char *name);
 

@@ -37,8 +37,9 @@ struct tm_fs_options {
 	bool foreground;
 	bool debug;
 	bool subtype;
-	bool recover; /* clean `mountpoint` up, nothing else */
-	bool fake;    /* mount(8) wants everything but the mount */
+	const char *fsname; /* NULL: BACKING's path */
+	bool recover;       /* clean `mountpoint` up, nothing else */
+	bool fake;          /* mount(8) wants everything but the mount */
 };
 
 enum tm_parsed {

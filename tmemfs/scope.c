@@ -2,11 +2,10 @@
 /*
  * scope.c - which file system a file lies in, beyond its number
  *
- *   shared    UUID, type and device number, else the id of its mount, which is never given twice
- *             while the machine runs; but then each mount of it is another one.
- *   lasting   UUID and type (btrfs: and subvolume), as long as the file system exists;
- *             NFS: server and path, as the server's own file handles say the rest;
- *             else the device number, if it is that of a device;
+ *   shared    UUID, type and device number (btrfs: and subvolume), else the id of its mount, which
+ * is never given twice while the machine runs; but then each mount of it is another one. lasting
+ * UUID and type (btrfs: and subvolume), as long as the file system exists; NFS: server and path, as
+ * the server's own file handles say the rest; else the device number, if it is that of a device;
  *             else as mounted.
  *   mounted   the id of its mount, and the machine's of this boot.
  *
@@ -18,6 +17,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/btrfs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -146,18 +146,41 @@ static int boot_of(char ret_boot[static BOOT_ID_BYTES])
 	return 0;
 }
 
+/* The file system's UUID, if it has one. */
+static bool uuid_of(int dir_fd, const struct statfs *fs, struct fs_uuid *ret_uuid)
+{
+	struct btrfs_ioctl_fs_info_args info = {0};
+
+	if (ioctl(dir_fd, GET_FS_UUID, ret_uuid) == 0)
+		return ret_uuid->length == sizeof(ret_uuid->bytes);
+	/* Linux 6.18's btrfs does not answer that. */
+	if (fs->f_type != BTRFS_MAGIC || ioctl(dir_fd, BTRFS_IOC_FS_INFO, &info) < 0)
+		return false;
+	ret_uuid->length = sizeof(ret_uuid->bytes);
+	memcpy(ret_uuid->bytes, info.fsid, sizeof(ret_uuid->bytes));
+	return true;
+}
+
+/* Subvolumes share the UUID, and number their inodes alike. */
+static uint64_t part_of(const struct statfs *fs)
+{
+	uint64_t part = 0;
+
+	if (fs->f_type == BTRFS_MAGIC)
+		memcpy(&part, &fs->f_fsid, sizeof(part));
+	return part;
+}
+
 /* What names it for as long as it exists; false if nothing does. */
 static bool lasting_name(int dir_fd, const struct stat *st, const struct statfs *fs,
-	const struct fs_uuid *uuid, struct name *name)
+	const struct fs_uuid *uuid /* or NULL */, struct name *name)
 {
 	memset(name, 0, sizeof(*name));
 	name->type = (uint64_t)fs->f_type;
-	if (uuid->length == sizeof(name->uuid)) {
+	if (uuid) {
 		name->kind = KIND_UUID;
 		memcpy(name->uuid, uuid->bytes, sizeof(name->uuid));
-		/* Subvolumes share it, and number their inodes alike. */
-		if (fs->f_type == BTRFS_MAGIC)
-			memcpy(&name->part, &fs->f_fsid, sizeof(name->part));
+		name->part = part_of(fs);
 		return true;
 	}
 	if (fs->f_type == NFS_MAGIC) {
@@ -190,18 +213,20 @@ int tm_scope_of(int dir_fd, struct tm_scope *ret_scope)
 	memcpy(mount.boot, boot.boot, sizeof(mount.boot));
 	mount.dev = st.st_dev;
 	mount.type = (uint64_t)fs.f_type;
-	if (ioctl(dir_fd, GET_FS_UUID, &uuid) < 0)
-		uuid.length = 0;
-	has_uuid = uuid.length == sizeof(uuid.bytes);
+	has_uuid = uuid_of(dir_fd, &fs, &uuid);
 	unique = unique_mount(dir_fd, &mount.mount_id);
 
 	scope.dev = st.st_dev;
 	scope.booted = hash_of(&boot);
 	if (unique)
 		scope.mounted = hash_of(&mount);
-	scope.lasting =
-		lasting_name(dir_fd, &st, &fs, &uuid, &name) ? hash_of(&name) : scope.mounted;
-	name = (struct name){.kind = KIND_SHARED, .dev = st.st_dev, .type = (uint64_t)fs.f_type};
+	scope.lasting = lasting_name(dir_fd, &st, &fs, has_uuid ? &uuid : NULL, &name)
+		? hash_of(&name)
+		: scope.mounted;
+	name = (struct name){.kind = KIND_SHARED,
+		.dev = st.st_dev,
+		.type = (uint64_t)fs.f_type,
+		.part = part_of(&fs)};
 	if (has_uuid)
 		memcpy(name.uuid, uuid.bytes, sizeof(name.uuid));
 	else if (unique)

@@ -43,6 +43,16 @@ walk() {
 	walk "$T/back" | diff "$T/first" -
 }
 
+@test "consistency=ttl: what was young when it was first seen is remembered, too" {
+	few "$BACK"
+	slow "$BACK"
+	mnt -o consistency=ttl=600
+	echo young >"$T/back/d/e/new"
+	walk "$MNT" >"$T/first"
+	retry 20 eval "drop_caches; asks_little walk '$MNT'"
+	walk "$MNT" | diff "$T/first" -
+}
+
 @test "consistency=immutable: the same, and no change below is ever looked for" {
 	few "$BACK"
 	rm "$BACK/d/e/hard"

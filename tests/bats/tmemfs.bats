@@ -784,6 +784,15 @@ hosted() {
 	[ "$(findmnt -n -o FSTYPE -M "$MNT")" = fuse ]
 }
 
+@test "fsname is what mount and df show, and what umount takes" {
+	tmemfs -S none -o "fsname=somewhere:/else" "$BACK" "$MNT" 3>&-
+	defer "umount -l '$MNT'"
+	[ "$(findmnt -n -o SOURCE -M "$MNT")" = somewhere:/else ]
+	[ "$(df --output=source "$MNT" | tail -1)" = somewhere:/else ]
+	umount somewhere:/else
+	not mounted "$MNT"
+}
+
 @test "SIGTERM and SIGINT unmount and exit 0" {
 	local sig pid
 	for sig in TERM INT; do

@@ -169,6 +169,34 @@ static void test_young_ctime_keeps_no_facts(void **data)
 	assert_true(recalls(s, "a", "value"));
 }
 
+static void test_young_attributes_are_asked_for_again(void **data)
+{
+	struct state *s = *data;
+	struct stat st = stat_of(0, 1), seen;
+	struct tm_asked asked = tm_meta_ask(s->meta);
+	uint64_t left;
+
+	asked.wall_ns = tm_wall_ns();
+	assert_true(tm_meta_learn(s->meta, &s->inode, &asked, &st));
+	assert_true(tm_meta_young(s->meta, &s->inode));
+	assert_true(tm_meta_stat(s->meta, &s->inode, &seen, &left));
+	assert_true(left <= TM_YOUNG_NS);
+	/* A second later. */
+	tm_meta_forget(s->meta, &s->inode);
+	asked = tm_meta_ask(s->meta);
+	asked.wall_ns = tm_wall_ns();
+	asked.mono_ns -= TM_YOUNG_NS;
+	assert_true(tm_meta_learn(s->meta, &s->inode, &asked, &st));
+	assert_false(tm_meta_stat(s->meta, &s->inode, &seen, &left));
+	/* Then they are as good as any. */
+	asked = tm_meta_ask(s->meta);
+	asked.wall_ns += OLD;
+	assert_true(tm_meta_learn(s->meta, &s->inode, &asked, &st));
+	assert_false(tm_meta_young(s->meta, &s->inode));
+	assert_true(tm_meta_stat(s->meta, &s->inode, &seen, &left));
+	assert_true(left > TM_YOUNG_NS);
+}
+
 static void test_fact_asked_before_the_ctime_was_seen(void **data)
 {
 	struct state *s = *data;
@@ -290,6 +318,7 @@ int main(void)
 		TEST(test_older_answer_does_not_replace_newer),
 		TEST(test_facts_go_with_their_ctime),
 		TEST(test_young_ctime_keeps_no_facts),
+		TEST(test_young_attributes_are_asked_for_again),
 		TEST(test_fact_asked_before_the_ctime_was_seen),
 		TEST(test_facts_are_bounded),
 		TEST(test_one_inode_has_a_few),
