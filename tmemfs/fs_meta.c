@@ -32,6 +32,11 @@ void tm_op_init(void *userdata, struct fuse_conn_info *conn)
 #ifdef FUSE_CAP_HANDLE_KILLPRIV_V2
 	conn->want |= conn->capable & FUSE_CAP_HANDLE_KILLPRIV_V2;
 #endif
+#ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
+	mount->direct = conn->capable & FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
+	if (mount->direct)
+		conn->want |= FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
+#endif
 	/* A delayed write would land at an old end of the file. */
 	conn->want &= ~FUSE_CAP_WRITEBACK_CACHE;
 	/* Default ACLs replace the umask, so whoever creates must know both: the backing. */
