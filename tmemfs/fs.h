@@ -8,7 +8,7 @@
  *             fs_data.c  the bytes of open files       notify.h  what the kernel has cached
  *             fs_dir.c   directories                   known.h   what need not be asked again
  *             fs_xattr.c                               pin.h     files that are kept warm
- *             fs_ioctl.c what tmemctl asks, file flags
+ *             fs_ioctl.c what tmemctl asks, file flags  killpriv.h set-user-id bits that go
  *
  * Conventions: an operation computes 0 or -errno and replies exactly once, at its end. The kernel
  * keeps the inodes that it names in a request alive until the reply. Permissions were checked by
@@ -56,7 +56,8 @@ struct tm_mount {
 	bool ask_on_open;           /* every open asks the backing, whatever is known */
 	struct tm_volume volume;
 	unsigned int background; /* reads that the kernel may send without waiting for them */
-	bool acl;                /* running as root: the kernel may leave ACLs and umask to us */
+	bool direct; /* O_DIRECT goes past the kernel's pages, several writes of a file at once */
+	bool acl;    /* running as root: the kernel may leave ACLs and umask to us */
 	void (*on_ready)(void *opaque);
 	void *opaque;
 	/* By number: threads whose last open was answered -ESTALE, see fs_file.c. */

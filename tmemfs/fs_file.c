@@ -188,9 +188,16 @@ static int file_verify(const struct opening *o, struct tm_file *file, enum tm_ve
 	return 0;
 }
 
-static void fill_info(struct fuse_file_info *fi, struct tm_file *file, enum tm_verdict verdict)
+static void fill_info(struct tm_mount *mount, struct fuse_file_info *fi, struct tm_file *file,
+	enum tm_verdict verdict)
 {
 	fi->fh = (uintptr_t)file;
+#ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP /* else such a file could not be mapped */
+	fi->direct_io = mount->direct && file->flags & O_DIRECT;
+	fi->parallel_direct_writes = fi->direct_io;
+#else
+	(void)mount;
+#endif
 	fi->keep_cache = verdict == TM_VERDICT_SAME;
 	fi->noflush = (file->flags & O_ACCMODE) == O_RDONLY;
 }
@@ -326,7 +333,7 @@ void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	} else if (rc < 0) {
 		tm_reply_rc(req, rc);
 	} else {
-		fill_info(fi, file, verdict);
+		fill_info(mount, fi, file, verdict);
 		if (verdict == TM_VERDICT_CHANGED)
 			tm_notify_open(mount->notifier, req, ino, fi, file_opened, file);
 		else
@@ -390,7 +397,7 @@ static void answer_created(
 		tm_reply_rc(req, rc);
 		return;
 	}
-	fill_info(fi, file, verdict);
+	fill_info(mount, fi, file, verdict);
 	if (fuse_reply_create(req, &entry, fi) < 0) {
 		tm_file_unref(file);
 		tm_inode_forget(inode, 1);

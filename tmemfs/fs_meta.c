@@ -32,6 +32,11 @@ void tm_op_init(void *userdata, struct fuse_conn_info *conn)
 #ifdef FUSE_CAP_HANDLE_KILLPRIV_V2
 	conn->want |= conn->capable & FUSE_CAP_HANDLE_KILLPRIV_V2;
 #endif
+#ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
+	mount->direct = conn->capable & FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
+	if (mount->direct)
+		conn->want |= FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
+#endif
 	/* A delayed write would land at an old end of the file. */
 	conn->want &= ~FUSE_CAP_WRITEBACK_CACHE;
 	/* Default ACLs replace the umask, so whoever creates must know both: the backing. */
@@ -179,20 +184,24 @@ static int set_times(int fd, const struct stat *attr, int to_set)
 }
 
 /* Whoever gives a file away that he is not in the group of takes the set-group-id bit, too, where
- * it is not for executing; the rest is the backing's. */
+ * it is not for executing. The rest is the backing's. */
 static int set_owner(fuse_req_t req, int fd, const struct stat *attr, int to_set)
 {
-	TM_AUTO_KILLPRIV struct tm_killpriv killpriv = {false, {false}};
 	uid_t uid = to_set & FUSE_SET_ATTR_UID ? attr->st_uid : (uid_t)-1;
 	gid_t gid = to_set & FUSE_SET_ATTR_GID ? attr->st_gid : (gid_t)-1;
-	struct stat st;
+	char path[TM_PROC_PATH_MAX];
+	struct stat st = {0};
+	bool kills;
 
-	if (tm_killpriv_caller(req)) {
-		if (fstat(fd, &st) < 0)
-			return -errno;
-		killpriv = tm_killpriv_begin(NULL, !tm_creds_in_group(req, st.st_gid));
-	}
-	return fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0 ? 0 : -errno;
+	if (tm_killpriv_caller(req) && fstat(fd, &st) < 0)
+		return -errno;
+	kills = S_ISREG(st.st_mode) && (st.st_mode & (S_ISGID | S_IXGRP)) == S_ISGID &&
+		!tm_creds_in_group(req, st.st_gid);
+	if (fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	if (kills && chmod(tm_proc_path(fd, path), st.st_mode & 01777) < 0)
+		return -errno;
+	return 0;
 }
 
 static int set_attr(fuse_req_t req, struct tm_inode *inode, struct tm_file *file, int fd,

@@ -23,6 +23,7 @@
 #include "tmemfs/options.h"
 #include "tmemfs/pin.h"
 #include "tmemfs/recover.h"
+#include "tmemfs/remount.h"
 #include "tmemfs/watch.h"
 
 #define WORKERS_MAX    4
@@ -421,6 +422,12 @@ int main(int argc, char **argv)
 		rc = tm_recover(run.options.mountpoint);
 		if (rc < 0)
 			complain("cannot recover", run.options.mountpoint, strerror(-rc));
+		return rc < 0 ? 1 : 0;
+	}
+	if (run.options.remount) {
+		rc = tm_remount(run.options.mountpoint, run.options.mount_options);
+		if (rc < 0)
+			complain("cannot remount", run.options.mountpoint, strerror(-rc));
 		return rc < 0 ? 1 : 0;
 	}
 	if (resolve(&run) < 0)

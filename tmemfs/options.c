@@ -111,6 +111,11 @@ static const struct row rows[] = {
 	{"dev", KIND_PASSED_ROOT, 0, 0, 0, NULL, NULL},
 	{"exec", KIND_PASSED, 0, 0, 0, NULL, NULL},
 	{"default_permissions", KIND_IGNORED, 0, 0, 0, NULL, NULL},
+	{"remount", KIND_ON, FIELD(remount), 0, 0, NULL, NULL},
+	{"user_id", KIND_IGNORED, 0, 0, 0, NULL,
+		NULL}, /* of a mount that is there, to remount it */
+	{"group_id", KIND_IGNORED, 0, 0, 0, NULL, NULL},
+	{"max_read", KIND_IGNORED, 0, 0, 0, NULL, NULL},
 	{"defaults", KIND_IGNORED, 0, 0, 0, NULL, NULL},
 	{"relatime", KIND_IGNORED, 0, 0, 0, NULL, NULL},
 	{"strictatime", KIND_IGNORED, 0, 0, 0, NULL, NULL},
@@ -181,7 +186,11 @@ static const struct {
 #endif
 	{"handle_killpriv_v2", "yes"},
 	{"splice", "no"},
-	{"parallel_direct_writes", "no"},
+#ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
+	{"parallel_direct_writes", "yes"},
+#else
+	{"parallel_direct_writes", "no, libfuse 3.17 has it together with mmap"},
+#endif
 	{"writeback_cache", "no"},
 	{"passthrough", "no"},
 	{"io_uring", "no"},

@@ -39,6 +39,7 @@ struct tm_fs_options {
 	bool subtype;
 	const char *fsname; /* NULL: BACKING's path */
 	bool recover;       /* clean `mountpoint` up, nothing else */
+	bool remount;       /* change what the kernel knows of the mount, nothing else */
 	bool fake;          /* mount(8) wants everything but the mount */
 };
 

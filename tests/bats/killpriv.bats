@@ -52,16 +52,22 @@ outcomes() {
 		fresh "$file" $mode
 		as $OWNER $GROUP chown :$GROUP "$file"
 		echo "$mode kept: $(stat -c %a:%g "$file")"
+		fresh "$file" $mode 0
+		as $OWNER $OWNER chown :$OWNER "$file"
+		echo "$mode given away from root's group: $(stat -c %a:%g "$file")"
+		fresh "$file" $mode 0
+		as 65534 65534 bash -c 'change "$@"' - overwrite "$file"
+		echo "$mode in root's group: $(stat -c %a "$file")"
 		fresh "$file" $mode
 		chown 1:1 "$file"
 		echo "$mode given away by root: $(stat -c %a:%g "$file")"
 	done
 }
 
-fresh() { # FILE MODE
+fresh() { # FILE MODE [GROUP]
 	rm -f "$1"
 	seq 3000 >"$1"
-	chown $OWNER:$GROUP "$1"
+	chown "$OWNER:${3:-$GROUP}" "$1"
 	chmod "$2" "$1"
 }
 

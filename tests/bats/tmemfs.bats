@@ -793,6 +793,24 @@ hosted() {
 	not mounted "$MNT"
 }
 
+@test "mount -o remount" {
+	echo x >"$BACK/x"
+	mnt
+	tmemfs -o remount,ro,nosuid,limit=1G,user_id=0 "$BACK" "$MNT"
+	try 1 touch "$MNT/y"
+	contains "Read-only file system"
+	findmnt -n -o OPTIONS -M "$MNT" | grep -qw ro
+	exec 5<"$MNT/x"
+	tmemfs -o rw,remount "$BACK" "$MNT"
+	touch "$MNT/y"
+	exec 5>>"$MNT/y"
+	try 1 tmemfs -o remount,ro "$BACK" "$MNT"
+	[ "$output" = "tmemfs: cannot remount $MNT: Device or resource busy" ]
+	exec 5>&-
+	try 1 tmemfs -o remount,ro "$BACK" "$BACK"
+	contains "cannot remount"
+}
+
 @test "SIGTERM and SIGINT unmount and exit 0" {
 	local sig pid
 	for sig in TERM INT; do
