@@ -59,6 +59,55 @@ status_is() { # KEY VALUE
 		END { exit !(big > 0 && bad == 0) }' "/proc/$!/smaps"
 }
 
+# in_memory PID: how often the mark is in what the process has in memory.
+in_memory() {
+	python3 - "$1" <<-'PY'
+		import re, sys
+		count = 0
+		with open(f"/proc/{sys.argv[1]}/maps") as maps, open(f"/proc/{sys.argv[1]}/mem", "rb", 0) as mem:
+		    for line in maps:
+		        low, high, mode = re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S+)", line).groups()
+		        if not mode.startswith("rw"):
+		            continue
+		        try:
+		            mem.seek(int(low, 16))
+		            count += mem.read(int(high, 16) - int(low, 16)).count(b"a mark " + b"of the first client")
+		        except (OSError, ValueError, OverflowError):
+		            pass
+		print(count)
+	PY
+}
+
+@test "no client has what another one stored, nor has the host" {
+	requires nbdkit nbdcopy
+	host
+	serve() {
+		nbdkit -U "$T/$1.sock" -P "$T/$1.pid" "$B/nbdkit-tmem-plugin.so" pool="$1" size=16M limit=32M lock=no 2>/dev/null 3>&-
+		retry 10 test -s "$T/$1.pid"
+		defer "kill \$(cat $T/$1.pid)"
+		joined() { of "$1" id | grep -q .; }
+		retry 10 joined "$1"
+	}
+	# Pages that do not compress are stored as they are; each begins with the mark.
+	python3 -c 'import os, sys
+for _ in range(2048): sys.stdout.buffer.write(b"a mark of the first client" + os.urandom(4096 - 26))' >"$T/marked"
+	serve one
+	nbdcopy "$T/marked" "nbd+unix:///?socket=$T/one.sock"
+	[ "$(in_memory "$(cat "$T/one.pid")")" -ge 2048 ]
+	kill -9 "$(cat "$T/one.pid")"
+	orphan() { is one alive false; }
+	retry 10 orphan
+	[ "$(in_memory "$(host_pid)")" = 0 ]
+	tmemctl destroy --force one
+	# The next one fills its memory with something else, sparsely.
+	serve two
+	python3 -c 'import os, sys
+for _ in range(3000): sys.stdout.buffer.write(os.urandom(2000) + bytes(2096))' >"$T/other"
+	nbdcopy "$T/other" "nbd+unix:///?socket=$T/two.sock"
+	[ "$(in_memory "$(cat "$T/two.pid")")" = 0 ]
+	[ "$(in_memory "$(host_pid)")" = 0 ]
+}
+
 # Somewhere that every user can reach, with the programs in it: $D. The group tmem is 54321 in there.
 public_place() {
 	D=$(mktemp -d)

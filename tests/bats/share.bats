@@ -235,6 +235,31 @@ two_mounts() {
 	pool_is backing_reads "$reads"
 }
 
+@test "sharers that die at any point while they read: who stays has right bytes, the count is exact" {
+	two_mounts
+	for i in 1 2 3 4 5 6 7 8; do
+		if [ $((i % 2)) = 1 ]; then drop; fi
+		mount_at c
+		victim=$(pgrep -f "tmemfs .*$T/c$")
+		target=$(($(pool gets) + RANDOM % 40))
+		cat "$T"/c/deep/* >/dev/null 2>&1 3>&- &
+		reader=$!
+		until [ "$(pool gets)" -ge "$target" ] || ! kill -0 $reader 2>/dev/null; do :; done
+		kill -9 "$victim"
+		wait $reader || true
+		umount -l "$T/c"
+		retry 10 pool_is sharers 2
+	done
+	drop
+	read_all a
+	read_all b
+	pool_not hits 0
+	umount "$T/a"
+	umount "$T/b"
+	retry 10 pool_is sharers 0
+	retry 30 clients_are 0
+}
+
 @test "kill -9 of the pool's server: reads go on, and a new one is joined" {
 	host
 	allow 0

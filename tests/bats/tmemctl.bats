@@ -48,6 +48,43 @@ load host
 	[ "$count" -gt 30 ]
 }
 
+@test "tmem-stats(7) has an entry for each statistic that Xen's tmem exported" {
+	sed -n 's/^\.B //p' "$REPO/man/tmem-stats.7" >"$T/entries"
+	while read -r statistic; do
+		grep -qiF "$statistic" "$T/entries" || { echo "no entry: $statistic"; return 1; }
+	done <<-EOF
+		operations, errors
+		failed copies
+		allocations failed, pages not allocated
+		pages on the free list
+		low on memory
+		evicted, attempts
+		relinquished, attempts, most evictions for one
+		pool flushes
+		pages, and the most there were
+		objects, nodes, descriptors, frames
+		good ephemeral puts
+		deduplicated puts, bytes of trailing zeros
+		compressed bytes
+		id, weight, cap, compress, frozen
+		cycles
+		ephemeral hits, persistent puts and gets
+		ephemeral pages
+		compressed pages, bytes, poor ones
+		no memory
+		id, type, uuid
+		pages, objects, nodes
+		puts: good, all, duplicates flushed, replaced, no memory
+		gets: good, all
+		flushes of pages and objects: good, all
+		sharers
+		samples, total, least and most for each operation
+	EOF
+	# And under each there is something to read.
+	awk '/^\.TP/ { if (entry && !text) bad = 1; entry = text = 0 } /^\.B / { entry = 1; next } /^[^.]/ { text = 1 }
+		END { exit bad }' "$REPO/man/tmem-stats.7"
+}
+
 @test "ids are the lowest free; clients leave when they end" {
 	host
 	client a -n a

@@ -111,6 +111,8 @@ hot_is_in_memory() {
 	stat_is fallback_pages 0
 	tmemctl set disk cap=4M
 	retry 20 at_most used_bytes $((4 * MiB))
+	# The lease has followed: what it gave back is there for others.
+	[ "$(tmemctl list --json | jq '.clients[0].granted_bytes')" -le $((4 * MiB)) ]
 	at_least fallback_pages 7000
 	try 0 "$talk" "$SOCK" "$HOT" "read:0:$MiB:text0" "read:$((39 * MiB)):$MiB:text39"
 	tmemctl set disk cap=none

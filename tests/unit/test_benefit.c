@@ -239,6 +239,25 @@ static void noise_moves_no_memory(void **state)
 	assert_true(c[0].aim >= 24 * M);
 }
 
+/* What the one needs much memory for no longer happens; that it hits nearly always, and so has most
+ * of all hits, must not keep the other one from what it misses. */
+static void who_always_hits_does_not_hide_who_misses(void **state)
+{
+	struct tm_history hot = known(), poor = known();
+	struct tm_claim c[] = {claim(&hot, 100), claim(&poor, 100)};
+
+	(void)state;
+	add_hits(&hot, 20 * M, 10000 * M); /* above its floor, and half of all there ever are */
+	add_hits(&hot, 80 * M, 1000 * M);
+	assert_false(tm_benefit_divide(c, 2, 100 * M));
+	assert_true(c[0].aim >= 80 * M);
+	hot.hits[tm_curve_point(80 * M)] = 0;
+	add_hits(&poor, 60 * M, 500 * M); /* 5% of what the hot one hits, and all that is missed */
+	assert_false(tm_benefit_divide(c, 2, 100 * M));
+	assert_true(c[1].aim >= 60 * M);
+	assert_true(c[0].aim >= point(20 * M));
+}
+
 /* The most hits that any division into points has, by dynamic programming over MiB. */
 static uint64_t best_of(struct tm_claim *c, size_t count, uint32_t mib)
 {
@@ -480,6 +499,7 @@ int main(void)
 		cmocka_unit_test(nobody_hits_anything),
 		cmocka_unit_test(nobody_gets_more_than_it_may_have),
 		cmocka_unit_test(noise_moves_no_memory),
+		cmocka_unit_test(who_always_hits_does_not_hide_who_misses),
 		cmocka_unit_test(it_is_near_the_optimum),
 		cmocka_unit_test(nonsense_keeps_the_rules),
 		cmocka_unit_test(a_history_begins_at_its_first_look),

@@ -233,6 +233,22 @@ static void the_trigger_ends_in_nul(void **state)
 	tm_machine_close(machine);
 }
 
+/* /dev/full can be opened for writing, and refuses each write. */
+static void where_every_trigger_is_refused_there_is_none(void **state)
+{
+	struct tm_machine *machine;
+	char path[64];
+
+	(void)state;
+	put("/proc/pressure/memory", "");
+	snprintf(path, sizeof(path), "%s/proc/pressure/memory", root);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(symlink("/dev/full", path), 0);
+	assert_int_equal(tm_machine_open(root, &machine), 0);
+	assert_int_equal(tm_machine_pressure_fd(machine), -1);
+	tm_machine_close(machine);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -245,6 +261,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			version_1_where_version_2_has_no_memory, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(the_trigger_ends_in_nul, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			where_every_trigger_is_refused_there_is_none, set_up, tear_down),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

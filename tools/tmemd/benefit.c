@@ -21,8 +21,8 @@
 
 #define FORGET_SHIFT 9
 #define LOOK_MAX     (1ull << 30) /* hits of a point and look that are believed */
-#define WORTH        16u          /* part of the hits that is worth to move memory for */
-#define ROUNDING     64u          /* part that aims may be off when they are scaled */
+#define WORTH        8u  /* part of the misses that memory could spare, worth to move it for */
+#define ROUNDING     64u /* part that aims may be off when they are scaled */
 #define STEPS_MAX    512u
 #define HORIZON      4u /* times what the curves remember, for which they are believed */
 #define AHEAD_BYTES  (4ull << 20)

@@ -80,7 +80,8 @@ struct tm_claim {
  * nobody gains any more, the rest goes by weight.
  *
  * The aims of the last time, scaled to the total of now, stay as they are unless the new ones would
- * have brought 1/16 more hits, and more than there are pages to be moved: noise moves no memory.
+ * have spared 1/8 of the misses that memory could spare at all, and more than there are pages to be
+ * moved: noise moves no memory.
  * Returns whether they stayed.
  */
 bool tm_benefit_divide(struct tm_claim *claims, size_t count, uint64_t total);

@@ -5,9 +5,10 @@
  *      machine, used_bytes of all -> policy -> total -> policy -> granted_bytes of each
  *
  * Runs every 50 ms while there are clients, every 100 ms while there is much memory and none of
- * them grows, and at once when one joins, leaves or is changed, or the kernel reports pressure.
- * While memory is on the move, because somebody takes it or a client fills up its grant, every 10
- * ms: a GiB is allocated in half a second, and puts come with 200 MB/s.
+ * them grows, every 200 ms while each of them could besides grow for a while, and at once when one
+ * joins, leaves or is changed, or the kernel reports pressure. While memory is on the move, because
+ * somebody takes it or a client fills up its grant, every 10 ms: a GiB is allocated in half a
+ * second, and puts come with 200 MB/s.
  *
  * Under the policy `benefit` the curves of the clients are looked at once a second, and so their
  * aims change; in between, and whatever clients want, the aims of the last look decide.
@@ -32,6 +33,7 @@
 #define INTERVAL_NS      50000000ull
 #define INTERVAL_FAST_NS 10000000ull
 #define INTERVAL_CALM_NS 100000000ull
+#define INTERVAL_IDLE_NS 200000000ull
 #define SHRINK_AGAIN_NS  1000000000ull
 #define BENEFIT_NS       1000000000ull
 
@@ -109,19 +111,31 @@ static bool is_nearly_full(const struct tm_client *c)
 		tm_client_read(&c->ledger->granted_bytes);
 }
 
-/* What no two processors can allocate in an interval, beyond all that is granted. Waking up is most
- * of what an idle host costs, so then it is done half as often. */
+/* What no two processors can allocate in a calm interval, beyond all that is granted, and what no
+ * client can put in an idle one. Waking up is most of what an idle host costs. */
 #define CALM_BYTES (1ull << 30)
+#define IDLE_BYTES (256ull << 20)
 
-static bool is_calm(struct tm_host *host, uint64_t used, uint64_t now)
+static uint64_t interval(struct tm_host *host, uint64_t used, uint64_t now)
 {
 	uint64_t granted = tm_lease_granted(host);
-	uint64_t spoken_for = host->reserve + (granted - TM_MIN(granted, used)) + CALM_BYTES;
+	uint64_t spoken_for = host->reserve + (granted - TM_MIN(granted, used));
+	bool all_have_room = true;
 
-	for (struct tm_client *c = NULL; (c = tm_registry_next(host->registry, c));)
+	for (struct tm_client *c = NULL; (c = tm_registry_next(host->registry, c));) {
+		uint64_t may = tm_client_read(&c->ledger->granted_bytes);
+		uint64_t most = TM_MIN(c->cap, tm_client_read(&c->ledger->limit_bytes));
+
 		if (now - c->grew_ns < IDLE_NS)
-			return false;
-	return host->memory.available >= spoken_for;
+			return INTERVAL_NS;
+		if (may < most && may < tm_client_read(&c->ledger->used_bytes) + IDLE_BYTES)
+			all_have_room = false;
+	}
+	if (host->memory.available < spoken_for + CALM_BYTES)
+		return INTERVAL_NS;
+	return all_have_room && host->memory.available >= spoken_for + 2 * CALM_BYTES
+		? INTERVAL_IDLE_NS
+		: INTERVAL_CALM_NS;
 }
 
 void tm_lease_look(struct tm_host *host)
@@ -287,10 +301,7 @@ void tm_lease_update(struct tm_host *host)
 	if (host->total < before && host->total < used)
 		tm_watch_pressure(host);
 	restless |= now < host->trend.restless_ns;
-	host->lease_ns = now +
-		(restless                                  ? INTERVAL_FAST_NS
-				: is_calm(host, used, now) ? INTERVAL_CALM_NS
-							   : INTERVAL_NS);
+	host->lease_ns = now + (restless ? INTERVAL_FAST_NS : interval(host, used, now));
 	/* With nobody here nobody looks: whoever comes finds another machine. */
 	if (count == 0)
 		host->trend.known = false;
