@@ -212,7 +212,8 @@ static int set_attr(fuse_req_t req, struct tm_inode *inode, struct tm_file *file
 
 	if (to_set & FUSE_SET_ATTR_MODE)
 		rc = chmod(tm_proc_path(fd, path), attr->st_mode) == 0 ? 0 : -errno;
-	if (rc == 0 && to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))
+	/* Nothing to set is chown(-1, -1), or another change that takes the bits away. */
+	if (rc == 0 && (to_set == 0 || to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)))
 		rc = set_owner(req, fd, attr, to_set);
 	if (rc == 0 && to_set & FUSE_SET_ATTR_SIZE)
 		rc = set_size(req, inode, file, attr->st_size);

@@ -59,6 +59,12 @@ outcomes() {
 		as 65534 65534 bash -c 'change "$@"' - overwrite "$file"
 		echo "$mode in root's group: $(stat -c %a "$file")"
 		fresh "$file" $mode
+		perl -e 'chown -1, -1, $ARGV[0] or die' "$file"
+		echo "$mode given to nobody by root: $(stat -c %a:%g "$file")"
+		fresh "$file" $mode
+		as $OWNER $OWNER perl -e 'chown -1, -1, $ARGV[0] or die' "$file"
+		echo "$mode given to nobody: $(stat -c %a:%g "$file")"
+		fresh "$file" $mode
 		chown 1:1 "$file"
 		echo "$mode given away by root: $(stat -c %a:%g "$file")"
 	done
