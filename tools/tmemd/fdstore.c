@@ -54,8 +54,10 @@ struct message {
 	int fd; /* -1: none */
 };
 
+STAILQ_HEAD(message_list, message);
+
 struct tm_fdstore {
-	STAILQ_HEAD(, message) waiting;
+	struct message_list waiting;
 	int fd; /* to systemd; -1: not opened yet */
 	struct sockaddr_un address;
 	socklen_t length;
