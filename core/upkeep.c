@@ -313,6 +313,7 @@ uint32_t tm_upkeep_work(void *store, const struct tm_keeper *k)
 		drop_packer(s);
 		return BUSY_MS;
 	}
+	tm_arena_trim_surplus(s->arena);
 	if (!pack_one(s, k) && !close_holes(s))
 		least = TM_MIN(s->upkeep.packer ? BUSY_MS : LOOK_MS, s->upkeep.cold_ms);
 	rest = (cpu_ns() - start) * (100 - s->upkeep.percent) / s->upkeep.percent;
