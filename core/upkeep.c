@@ -274,7 +274,7 @@ bool tm_upkeep_clean(void *store)
 {
 	struct tm_store *s = store;
 
-	return drop_packer(s) || tm_clean(s, tm_clean_max(s));
+	return drop_packer(s) || tm_clean(s, tm_clean_max(s)) || tm_save_gives_way(s);
 }
 
 static bool has_holes(struct tm_store *s)
