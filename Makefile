@@ -166,7 +166,7 @@ check-vm-qemu: ## exhaustion and kills again, with Debian's kernel on an emulate
 	$(Q)$(MAKE) --no-print-directory tests
 	$(Q)for c in fallback connections discard frozen shrink; do \
 		PAUSE=30 VM_MEM=400M tests/vm/qemu tests/vm/exhaust $$c || exit 1; done
-	$(Q)VM_MEM=600M tests/vm/qemu tests/vm/kill swap 5
+	$(Q)PAUSE=30 VM_MEM=600M tests/vm/qemu tests/vm/kill swap 5
 	$(Q)VM_MEM=600M tests/vm/qemu tests/vm/kill fio 10
 
 # libFuzzer is clang's. tests/run gives each target FUZZ_SECONDS.

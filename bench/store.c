@@ -4,6 +4,8 @@
  *
  * store tmem FILE MEGABYTES ORDER
  *      pages of 4 KiB << ORDER: CPU of put and get, bytes; then recompressed, and deduplicated
+ * store codec FILE MEGABYTES
+ *      the bare codec alone
  * store zram FILE MEGABYTES DEVICE NAME
  *      the same 4 KiB pages, in the same order, through a zram device
  *
@@ -278,12 +280,15 @@ static void run_zram(const struct corpus *c, const char *device, const char *who
 int main(int argc, char **argv)
 {
 	bool zram = argc == 6 && strcmp(argv[1], "zram") == 0;
+	bool codec = argc == 4 && strcmp(argv[1], "codec") == 0;
 	unsigned int order = argc == 5 ? (unsigned int)atoi(argv[4]) : 0;
 	struct corpus c;
 
-	if (!zram && (argc != 5 || strcmp(argv[1], "tmem") != 0 || order > TM_ORDER_MAX)) {
+	if (!zram && !codec &&
+		(argc != 5 || strcmp(argv[1], "tmem") != 0 || order > TM_ORDER_MAX)) {
 		fprintf(stderr,
 			"usage: store tmem FILE MEGABYTES ORDER\n"
+			"       store codec FILE MEGABYTES\n"
 			"       store zram FILE MEGABYTES DEVICE NAME\n");
 		return 2;
 	}
@@ -295,8 +300,9 @@ int main(int argc, char **argv)
 		run_zram(&c, argv[4], argv[5]);
 	} else {
 		run_codec(&c);
-		run_tmem(&c, order);
-		if (order == 0)
+		if (!codec)
+			run_tmem(&c, order);
+		if (!codec && order == 0)
 			run_dedup(&c);
 	}
 	return 0;

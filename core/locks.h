@@ -16,6 +16,7 @@ enum tm_lock_rank {
 	TM_LOCK_SHARD,     /* index: the leaves of one region of handles */
 	TM_LOCK_OBJECTS,   /* index: a pool's objects and their lists of leaves */
 	TM_LOCK_HEAD,      /* store: one open segment */
+	TM_LOCK_UNSENT,    /* a save's pages that are still to be sent */
 	TM_LOCK_ARENA,     /* arena: the free segments */
 	TM_LOCK_CHANGES,   /* a save's table of changes */
 	TM_LOCK_KEEPER,    /* keeper: what it is to do */

@@ -298,7 +298,7 @@ bool tm_make_room(struct tm_store *s, enum tm_room room, int rc, uint64_t seen)
 	bool done;
 
 	if (rc == -ENOBUFS)
-		return tm_keeper_wait(s->keeper);
+		return tm_keeper_wait(s->keeper) || tm_save_gives_way(s);
 	if (rc != -ENOMEM)
 		return false;
 	begin_pass(s);
@@ -309,7 +309,7 @@ bool tm_make_room(struct tm_store *s, enum tm_room room, int rc, uint64_t seen)
 		done = has_room(s, room);
 	}
 	end_pass(s);
-	return done;
+	return done || tm_save_gives_way(s);
 }
 
 uint64_t tm_store_release(struct tm_store *s, uint64_t bytes)
@@ -363,8 +363,8 @@ void tm_sweep_packed(struct tm_store *s, uint32_t id, const struct tm_packed *pa
 	end_pass(s);
 }
 
-/* The sealed segment with the fewest live bytes, if they are at most `live_max`; in an ephemeral
- * pool, where eviction is cheaper, half a segment. */
+/* The sealed segment with the fewest live bytes, some at least, if they are at most `live_max`; in
+ * an ephemeral pool, where eviction is cheaper, half a segment. */
 static uint32_t find_emptiest(struct tm_store *s, uint32_t live_max)
 {
 	uint32_t emptiest = TM_SEGMENT_NONE, half = tm_arena_segment_bytes(s->arena) / 2;
@@ -376,7 +376,7 @@ static uint32_t find_emptiest(struct tm_store *s, uint32_t live_max)
 		if (!tm_segment_try_ref(s->arena, id))
 			continue;
 		live = atomic_load(&seg->live_bytes);
-		if (atomic_load(&seg->state) == TM_SEGMENT_SEALED && live <= live_max &&
+		if (atomic_load(&seg->state) == TM_SEGMENT_SEALED && live > 0 && live <= live_max &&
 			(live <= half || seg->owner->flags & TM_POOL_PERSIST)) {
 			emptiest = id;
 			live_max = live;

@@ -7,6 +7,9 @@
  * never noted lies, then, where it lay when the open segments were sealed, and that is a segment of
  * the list that is made after. The front end tells in the same way of pages that it has elsewhere:
  * one that is neither noted nor in a segment is elsewhere all the time, and the walk meets it.
+ *
+ * Why no put is refused for it: the stream's reader may be as slow as it likes, so nothing is
+ * pinned while the stream is written to but what the pause left, which gives way (unsent.h).
  */
 #include "core/move.h"
 
@@ -17,10 +20,11 @@
 
 #include "core/elsewhere.h"
 #include "core/entry.h"
+#include "core/pieces.h"
 #include "core/store_private.h"
 #include "core/util.h"
 
-/* Pages that may be left for the pause, 3.5 MiB of memory to pin them. Fewer are aimed at for some
+/* Pages that may be left for the pause, 3.5 MiB of memory to list them. Fewer are aimed at for some
  * rounds; a client that does not get below it at all is not waited for for ever. */
 #define LAST_MAX   (64u << 10)
 #define LAST_GOAL  2048u
@@ -33,26 +37,9 @@
 #define ELSEWHERE_MAX  1024u
 #define ELSEWHERE_GOAL 128u
 #define SPAN_MAX       32u
-#define NO_COPY        UINT32_MAX
 
 /* Room for changes: twice the runs there are, and so many that may appear meanwhile. */
 #define SPARE_RUNS (16u << 10)
-
-/* A sealed segment that is to be sent, in the order of the stream. */
-struct piece {
-	uint32_t id;
-	uint32_t pool;
-	bool fresh; /* of the new queue, which comes after the main one */
-	uint64_t birth;
-};
-
-/* A page as it was at the moment of the pause: its segment is pinned, or it was elsewhere. */
-struct last {
-	struct tm_handle handle;
-	uint32_t pool;
-	uint32_t copy; /* its number in save.elsewhere, or NO_COPY; only without a slot */
-	uint64_t slot; /* TM_SLOT_NONE, and no copy: gone */
-};
 
 struct save {
 	struct tm_store *s;
@@ -63,10 +50,8 @@ struct save {
 	struct tm_changes *changes;
 	struct tm_pool *pools[TM_POOLS_MAX]; /* by id, entered; NULL: not saved */
 	uint32_t number[TM_POOLS_MAX];       /* of each in the stream */
-	struct piece *pieces;
+	struct tm_piece *pieces;
 	size_t piece_count;
-	struct last *last; /* [LAST_MAX] */
-	size_t last_count;
 	struct tm_elsewhere elsewhere;
 	uint32_t copies, copies_max; /* how many copies the pause took, may take */
 	bool too_many;               /* it would have taken more */
@@ -123,6 +108,12 @@ static int send_slot(struct save *v, const struct tm_handle *h, uint32_t pool, u
 	rc = tm_stream_put_page(v->writer, &page);
 	unpin(v, original);
 	return rc;
+}
+
+/* Before a page is pinned: let the stream have what would not fit with it. */
+static int make_way(struct save *v, uint32_t pool)
+{
+	return tm_stream_make_way(v->writer, v->number[pool], v->pools[pool]->page_bytes);
 }
 
 /* --- pages that the front end has elsewhere --------------------------------------------------- */
@@ -184,50 +175,9 @@ static int send_elsewhere(struct save *v)
 
 /* --- all pages -------------------------------------------------------------------------------- */
 
-static int piece_order(const void *a, const void *b)
-{
-	const struct piece *x = a, *y = b;
-
-	if (x->pool != y->pool)
-		return x->pool < y->pool ? -1 : 1;
-	if (x->fresh != y->fresh)
-		return x->fresh ? 1 : -1;
-	return x->birth < y->birth ? -1 : x->birth > y->birth;
-}
-
-static int list_pieces(struct save *v)
-{
-	struct tm_arena *a = v->s->arena;
-
-	v->pieces = calloc(tm_arena_segments(a), sizeof(*v->pieces));
-	if (!v->pieces)
-		return -ENOMEM;
-	tm_lock(&v->s->reclaim_lock); /* no other pool is torn down while we have a reference in it
-				       */
-	for (uint32_t id = 0; id < tm_arena_segments(a); id++) {
-		const struct tm_segment *seg = tm_segment(a, id);
-		const struct tm_owner *owner;
-		const struct tm_pool *p;
-
-		if (!tm_segment_try_ref(a, id))
-			continue;
-		owner = seg->owner;
-		p = v->pools[owner->pool];
-		if (p && atomic_load(&seg->state) != TM_SEGMENT_OPEN)
-			v->pieces[v->piece_count++] = (struct piece){.id = id,
-				.pool = owner->pool,
-				.fresh = tm_log_queue(&p->log, seg) == TM_QUEUE_NEW,
-				.birth = seg->birth};
-		tm_segment_unref(a, id);
-	}
-	tm_unlock(&v->s->reclaim_lock);
-	qsort(v->pieces, v->piece_count, sizeof(*v->pieces), piece_order);
-	return 0;
-}
-
 /* The entry at `offset` of a segment that we pin, if it is still its handle's page. */
-static int send_entry(
-	struct save *v, const struct piece *piece, const struct tm_entry_view *e, uint32_t offset)
+static int send_entry(struct save *v, const struct tm_piece *piece, const struct tm_entry_view *e,
+	uint32_t offset)
 {
 	struct tm_handle h = {v->pools[piece->pool]->objects, e->oid, e->index};
 	struct tm_cursor c;
@@ -242,37 +192,51 @@ static int send_entry(
 	return send_slot(v, &h, piece->pool, slot);
 }
 
-static int send_piece(struct save *v, const struct piece *piece)
+/* Send entries of the pinned segment from *offset on, until the stream has to be written to. */
+static int send_entries(struct save *v, const struct tm_piece *piece, uint32_t *offset)
 {
-	struct tm_arena *a = v->s->arena;
-	const struct tm_segment *seg = tm_segment(a, piece->id);
-	const uint8_t *data = tm_segment_data(a, piece->id);
-	uint32_t offset = sizeof(struct tm_segment_header);
+	const struct tm_segment *seg = tm_segment(v->s->arena, piece->id);
+	const uint8_t *data = tm_segment_data(v->s->arena, piece->id);
+	uint32_t page_bytes = v->pools[piece->pool]->page_bytes;
 	struct tm_entry_view e;
 	int rc = 0;
 
-	if (!tm_segment_try_ref(a, piece->id))
-		return 0; /* its last page has gone */
-	if (seg->birth == piece->birth && atomic_load(&seg->state) != TM_SEGMENT_OPEN) {
-		while (rc == 0 && offset < seg->tail) {
-			if (tm_entry_view(data + offset, seg->tail - offset, &seg->oid, &e) < 0) {
-				/* A damaged length hides what follows it. */
-				if (tm_pool_is_persistent(v->pools[piece->pool]))
-					rc = fail(v, -EIO, "a segment is damaged");
-				break;
-			}
-			if (!e.dead)
-				rc = send_entry(v, piece, &e, offset);
-			offset += e.total;
+	while (rc == 0 && *offset < seg->tail &&
+		tm_stream_has_way(v->writer, v->number[piece->pool], page_bytes)) {
+		if (tm_entry_view(data + *offset, seg->tail - *offset, &seg->oid, &e) < 0) {
+			/* A damaged length hides what follows it. */
+			*offset = seg->tail;
+			if (tm_pool_is_persistent(v->pools[piece->pool]))
+				rc = fail(v, -EIO, "a segment is damaged");
+			break;
 		}
+		if (!e.dead)
+			rc = send_entry(v, piece, &e, *offset);
+		*offset += e.total;
 	}
-	tm_segment_unref(a, piece->id);
+	return rc;
+}
+
+static int send_piece(struct save *v, const struct tm_piece *piece)
+{
+	uint32_t offset = sizeof(struct tm_segment_header);
+	bool more = true;
+	int rc = 0;
+
+	while (rc == 0 && more) {
+		rc = make_way(v, piece->pool);
+		if (rc < 0 || !tm_piece_pin(v->s, piece))
+			break;
+		rc = send_entries(v, piece, &offset);
+		more = offset < tm_segment(v->s->arena, piece->id)->tail;
+		tm_segment_unref(v->s->arena, piece->id);
+	}
 	return rc;
 }
 
 static int send_pieces(struct save *v)
 {
-	int rc = list_pieces(v);
+	int rc = tm_pieces_list(v->s, v->pools, &v->pieces, &v->piece_count);
 
 	for (size_t i = 0; i < v->piece_count && rc == 0; i++)
 		rc = send_piece(v, &v->pieces[i]);
@@ -301,10 +265,15 @@ static int each_changed(struct save *v, const struct tm_changed_run *run,
 
 static int send_now(struct save *v, const struct tm_handle *h, uint32_t pool)
 {
-	uint64_t slot = tm_page_pin(v->s, h, false);
+	int rc = make_way(v, pool);
 	bool have = false;
-	int rc = slot == TM_SLOT_NONE ? fetch_one(v, h, pool, 0, &have) : 0;
+	uint64_t slot;
 
+	if (rc < 0)
+		return rc;
+	slot = tm_page_pin(v->s, h, false);
+	if (slot == TM_SLOT_NONE)
+		rc = fetch_one(v, h, pool, 0, &have);
 	/* One that moves just now is in neither place, or in both: that is noted as well. */
 	if (rc == 0)
 		rc = have ? send_copy(v, h, pool, 0) : send_slot(v, h, pool, slot);
@@ -314,35 +283,32 @@ static int send_now(struct save *v, const struct tm_handle *h, uint32_t pool)
 
 static int send_later(struct save *v, const struct tm_handle *h, uint32_t pool)
 {
-	struct last *last = &v->last[v->last_count++];
+	struct tm_unsent_page page = {*h, pool, TM_NO_COPY, tm_page_pin(v->s, h, false)};
 	bool have = false;
 	int rc = 0;
 
-	*last = (struct last){*h, pool, NO_COPY, tm_page_pin(v->s, h, false)};
-	if (last->slot != TM_SLOT_NONE || !v->elsewhere.ops)
-		return 0;
-	if (v->copies == v->copies_max)
-		v->too_many = true;
-	else
-		rc = fetch_one(v, h, pool, v->copies, &have);
-	if (have)
-		last->copy = v->copies++;
+	if (page.slot == TM_SLOT_NONE && v->elsewhere.ops) {
+		if (v->copies == v->copies_max)
+			v->too_many = true;
+		else
+			rc = fetch_one(v, h, pool, v->copies, &have);
+		if (have)
+			page.copy = v->copies++;
+	}
+	tm_unsent_add(&v->s->unsent, &page);
 	return rc;
 }
 
 /* The pause would be too long: what was listed for it is sent after all. */
 static int send_listed(struct save *v)
 {
+	struct tm_unsent *unsent = &v->s->unsent;
 	int rc = 0;
 
-	for (size_t i = 0; i < v->last_count; i++) {
-		struct last *last = &v->last[i];
-
-		unpin(v, last->slot);
-		if (rc == 0)
-			rc = send_now(v, &last->handle, last->pool);
-	}
-	v->last_count = 0;
+	tm_unsent_release(unsent);
+	for (size_t i = 0; i < unsent->count && rc == 0; i++)
+		rc = send_now(v, &unsent->list[i].handle, unsent->list[i].pool);
+	unsent->count = 0;
 	v->copies = 0;
 	v->too_many = false;
 	return rc;
@@ -449,15 +415,23 @@ static int catch_up(struct save *v)
 
 static int send_last(struct save *v)
 {
+	struct tm_unsent *unsent = &v->s->unsent;
+	struct tm_unsent_page page;
 	int rc = 0;
 
-	for (size_t i = 0; i < v->last_count && rc == 0; i++) {
-		const struct last *last = &v->last[i];
-
-		if (last->copy != NO_COPY)
-			rc = send_copy(v, &last->handle, last->pool, last->copy);
+	while (rc == 0 && unsent->next < unsent->count) {
+		rc = make_way(v, unsent->list[unsent->next].pool);
+		if (rc < 0)
+			return rc;
+		if (!tm_unsent_next(unsent, &page))
+			return fail(v, -EBUSY,
+				"its memory is full, and what is written there needs the room of "
+				"what was still to be sent: read the stream faster");
+		if (page.copy != TM_NO_COPY)
+			rc = send_copy(v, &page.handle, page.pool, page.copy);
 		else
-			rc = send_slot(v, &last->handle, last->pool, last->slot);
+			rc = send_slot(v, &page.handle, page.pool, page.slot);
+		unpin(v, page.slot);
 	}
 	return rc;
 }
@@ -504,12 +478,9 @@ static int prepare(struct save *v)
 				(atomic_load(&p->stat[TM_STAT_OBJECTS]) +
 					atomic_load(&p->stat[TM_STAT_PAGES]) / TM_LEAF_SLOTS);
 	}
-	v->last = malloc(LAST_MAX * sizeof(*v->last));
-	if (!v->last)
-		return -ENOMEM;
-	memset(v->last, 0,
-		LAST_MAX * sizeof(*v->last)); /* nothing is faulted in during the pause */
-	rc = tm_elsewhere_open(v->who, ELSEWHERE_MAX, &v->elsewhere);
+	rc = tm_unsent_open(&v->s->unsent, LAST_MAX);
+	if (rc == 0)
+		rc = tm_elsewhere_open(v->who, ELSEWHERE_MAX, &v->elsewhere);
 	if (rc == 0)
 		rc = tm_changes_create(runs, &v->changes);
 	return rc < 0 ? rc : tm_stream_writer_open(v->params->write, v->params->opaque, &v->writer);
@@ -534,6 +505,7 @@ static int save(struct save *v)
 		rc = send_elsewhere(v);
 	if (rc == 0)
 		rc = catch_up(v);
+	tm_unsent_offer(&v->s->unsent);
 	if (v->params->live && !(rc == 0 && v->params->hold))
 		open_up(v);
 	tm_index_tell(v->s->index, NULL);
@@ -544,15 +516,13 @@ static int save(struct save *v)
 
 static void clean_up(struct save *v)
 {
-	for (size_t i = 0; i < v->last_count; i++)
-		unpin(v, v->last[i].slot);
+	tm_unsent_close(&v->s->unsent);
 	for (uint32_t id = 0; id < TM_POOLS_MAX; id++)
 		if (v->pools[id])
 			tm_pool_leave(v->pools[id]);
 	tm_stream_writer_close(v->writer);
 	tm_changes_destroy(v->changes);
 	free(v->pieces);
-	free(v->last);
 	tm_elsewhere_close(&v->elsewhere);
 }
 

@@ -357,12 +357,13 @@ int tm_arena_fill(struct tm_arena *a)
 	return rc;
 }
 
-bool tm_arena_trim(struct tm_arena *a)
+/* Give a ready segment back, if there are more than `keep`. */
+static bool trim(struct tm_arena *a, uint32_t keep)
 {
 	uint32_t id = TM_SEGMENT_NONE;
 
 	tm_lock(&a->lock);
-	if (a->ready_count > (a->reserve.only && a->reserve.target > 0))
+	if (a->ready_count > keep)
 		id = pop_ready_locked(a);
 	tm_unlock(&a->lock);
 	if (id == TM_SEGMENT_NONE)
@@ -372,6 +373,17 @@ bool tm_arena_trim(struct tm_arena *a)
 	tm_budget_credit(a->budget, a->segment_bytes);
 	atomic_fetch_add(&a->released, 1);
 	return true;
+}
+
+bool tm_arena_trim(struct tm_arena *a)
+{
+	return trim(a, a->reserve.only && a->reserve.target > 0);
+}
+
+void tm_arena_trim_surplus(struct tm_arena *a)
+{
+	while (a->reserve.target > 0 && trim(a, a->reserve.target))
+		;
 }
 
 /* Segments that are ready but for cleaning alone. */
@@ -413,6 +425,15 @@ bool tm_arena_has_room(struct tm_arena *a)
 	return room;
 }
 
+/* How many segments more than its target the reserve takes of those that become free. A client that
+ * writes over its pages empties about one for each that it fills, but a little later: with none to
+ * spare every segment went through the kernel, which zeroes it, and on a virtual machine may have
+ * to find memory for it again. */
+static uint32_t surplus_max(const struct tm_arena *a)
+{
+	return a->reserve.target / 4;
+}
+
 /* A segment that lost its last reference becomes part of the reserve, if that is short of it. */
 static bool recycle(struct tm_arena *a, uint32_t id)
 {
@@ -423,7 +444,7 @@ static bool recycle(struct tm_arena *a, uint32_t id)
 		tm_budget_used(a->budget) > tm_budget_limit(a->budget))
 		return false;
 	tm_lock(&a->lock);
-	wanted = is_short_locked(a);
+	wanted = a->ready_count + a->coming < a->reserve.target + surplus_max(a);
 	a->coming += wanted;
 	tm_unlock(&a->lock);
 	if (!wanted)

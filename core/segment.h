@@ -154,6 +154,10 @@ int tm_arena_fill(struct tm_arena *a);
  * cleaning needs where nothing else may be opened. */
 bool tm_arena_trim(struct tm_arena *a);
 
+/* Give back what the reserve has beyond its target: it takes a quarter more of what becomes free,
+ * for those who write over what they have. */
+void tm_arena_trim_surplus(struct tm_arena *a);
+
 /* While `n` of these are in force (they count), freed segments go back to the operating system. */
 void tm_arena_give_back(struct tm_arena *a, int n);
 

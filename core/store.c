@@ -39,6 +39,8 @@ static int store_open(const struct tm_store_params *params, int fd, struct tm_st
 	tm_lock_init(&s->reclaim_lock, TM_LOCK_RECLAIM);
 	pthread_mutex_init(&s->gate.lock, NULL);
 	pthread_cond_init(&s->gate.opened, NULL);
+	tm_unsent_init(&s->unsent, s->arena);
+	s->patient = params->patience_ms > 0;
 	s->budget.headroom = segment_bytes;
 	s->budget.refuse = params->refuse;
 	s->budget.opaque = params->opaque;

@@ -18,6 +18,7 @@
 #include "core/locks.h"
 #include "core/log.h"
 #include "core/pack.h"
+#include "core/unsent.h"
 #include "core/segment.h"
 #include "core/slot.h"
 #include "core/store.h"
@@ -76,6 +77,8 @@ struct tm_store {
 		*_Atomic unpacker; /* NULL until there is, or may soon be, a ZSTD entry */
 	struct tm_upkeep upkeep;
 	struct tm_gate gate;
+	struct tm_unsent unsent; /* what a save still pins */
+	bool patient;            /* constant: a refused put is worse than a save that fails */
 	struct tm_pool pools[TM_POOLS_MAX];
 };
 
@@ -121,6 +124,13 @@ void tm_gate_open(struct tm_store *s);
 
 /* Forget every page of an object; the pool is entered or being torn down. */
 void tm_pool_flush_object(struct tm_store *s, struct tm_pool *p, const struct tm_oid *oid);
+
+/* Refusals are dear (struct tm_open_params.patience_ms): have a save give up the pages it has still
+ * to send. True when there were any; what only they kept can be cleaned now. */
+static inline bool tm_save_gives_way(struct tm_store *s)
+{
+	return s->patient && tm_unsent_give_way(&s->unsent);
+}
 
 /* Make a free place a pool that nobody can enter yet, and the reverse. Under pools_lock, or before
  * anybody else knows the store. -ENOMEM. */

@@ -177,19 +177,32 @@ static void put_raw(struct tm_stream_writer *w, const void *data, uint32_t bytes
 	w->bytes += bytes;
 }
 
+/* What a record takes at most. */
+static uint32_t record_most(uint32_t payload)
+{
+	return sizeof(struct wire_record) + sizeof(struct wire_object) + payload + 4;
+}
+
+bool tm_stream_has_way(const struct tm_stream_writer *w, uint32_t pool, uint32_t payload_max)
+{
+	return w->bytes == 0 ||
+		(w->pool == pool && w->bytes + record_most(payload_max) <= sizeof(w->body));
+}
+
+int tm_stream_make_way(struct tm_stream_writer *w, uint32_t pool, uint32_t payload_max)
+{
+	return tm_stream_has_way(w, pool, payload_max) ? 0 : flush(w);
+}
+
 int tm_stream_put_page(struct tm_stream_writer *w, const struct tm_stream_page *page)
 {
 	uint32_t payload = page->gone ? 0 : page->bytes;
-	uint32_t most = sizeof(struct wire_record) + sizeof(struct wire_object) + payload + 4;
 	struct wire_record record = {.index = htole32(page->index)};
+	int rc = tm_stream_make_way(w, page->pool, payload);
 	bool first, object;
 
-	if (w->bytes > 0 && (w->pool != page->pool || w->bytes + most > sizeof(w->body))) {
-		int rc = flush(w);
-
-		if (rc < 0)
-			return rc;
-	}
+	if (rc < 0)
+		return rc;
 	first = w->bytes == 0;
 	if (first) {
 		struct wire_pages pages = {.pool = htole32(page->pool)};

@@ -106,6 +106,11 @@ void tm_stream_writer_close(struct tm_stream_writer *w);
 int tm_stream_put_head(struct tm_stream_writer *w, const struct tm_stream_head *head);
 int tm_stream_put_pool(struct tm_stream_writer *w, const struct tm_stream_pool *pool);
 int tm_stream_put_page(struct tm_stream_writer *w, const struct tm_stream_page *page);
+
+/* Would put_page take a page of such a pool and payload without sending anything? And: send what
+ * has to be sent for that. The errors of put_page. */
+bool tm_stream_has_way(const struct tm_stream_writer *w, uint32_t pool, uint32_t payload_max);
+int tm_stream_make_way(struct tm_stream_writer *w, uint32_t pool, uint32_t payload_max);
 int tm_stream_put_end(struct tm_stream_writer *w, const struct tm_stream_end *end);
 
 /* Bytes handed to the write function so far. */

@@ -274,6 +274,9 @@ struct tm_open_params {
 	 * left waits at most `patience_ms` for more and is refused then. The caller locks the
 	 * process's memory (mlockall with MCL_FUTURE | MCL_ONFAULT before this). Its malloc is one
 	 * heap from here on, which never shrinks.
+	 *
+	 * Whoever is patient takes a refusal for worse than all else, resident or not: a save that
+	 * keeps pages which a put needs the room of fails first.
 	 */
 	bool resident;
 	uint32_t patience_ms;

@@ -274,7 +274,7 @@ bool tm_upkeep_clean(void *store)
 {
 	struct tm_store *s = store;
 
-	return drop_packer(s) || tm_clean(s, tm_clean_max(s));
+	return drop_packer(s) || tm_clean(s, tm_clean_max(s)) || tm_save_gives_way(s);
 }
 
 static bool has_holes(struct tm_store *s)
@@ -313,6 +313,7 @@ uint32_t tm_upkeep_work(void *store, const struct tm_keeper *k)
 		drop_packer(s);
 		return BUSY_MS;
 	}
+	tm_arena_trim_surplus(s->arena);
 	if (!pack_one(s, k) && !close_holes(s))
 		least = TM_MIN(s->upkeep.packer ? BUSY_MS : LOOK_MS, s->upkeep.cold_ms);
 	rest = (cpu_ns() - start) * (100 - s->upkeep.percent) / s->upkeep.percent;

@@ -48,7 +48,8 @@ void tm_victims_find(struct tm_store *s, struct tm_victims *ret_v)
 		live = atomic_load(&seg->live_bytes);
 		victim = atomic_load(&seg->state) == TM_SEGMENT_SEALED &&
 			seg->swept != s->reclaim_pass;
-		if (victim && live < v->emptiest_live) {
+		/* One without a live page is only kept by whoever reads there. */
+		if (victim && live > 0 && live < v->emptiest_live) {
 			v->emptiest = id;
 			v->emptiest_live = live;
 		}

@@ -220,6 +220,26 @@ overflows() { [ "$(pool "$1" fallback_pages)" -gt 1000 ]; }
 	[ "$(pool c corrupt)" = 0 ]
 }
 
+@test "a save that is read slowly fails no write of a device that is nearly full" {
+	local n=0
+	for i in 0 1; do openssl enc -aes-128-ctr -nosalt -pass pass:$i </dev/zero 2>/dev/null | head -c 10M >"$T/noise$i"; done
+	device a size=10M limit=16M
+	for i in 0 1 0; do nbdcopy "$T/noise$i" "$(uri a)"; done
+	{ tmemctl save --live a - 2>"$T/save.err" 3>&- || touch "$T/gave-way"; } |
+		while [ "$(head -c 400000 | wc -c)" -gt 0 ]; do
+			n=$((n + 1))
+			[ $n -gt 50 ] || nbdcopy "$T/noise$((n % 2))" "$(uri a)" || touch "$T/failed"
+			echo $n >"$T/rounds"
+		done
+	[ ! -e "$T/failed" ]
+	[ "$(cat "$T/rounds")" -gt 20 ]
+	[ ! -e "$T/gave-way" ] || grep -E 'its memory is full|change faster' "$T/save.err"
+	[ "$(pool a puts_rejected)" = 0 ]
+	try 0 tmemctl save --live a "$T/stream"
+	nbdcopy "$T/noise0" "$(uri a)"
+	same a "$T/noise0"
+}
+
 @test "held changes wait until the client is thawed, and reads do not" {
 	image "$T/image" 16M
 	device a size=16M limit=64M

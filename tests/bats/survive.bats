@@ -103,6 +103,22 @@ image() {
 	[ "$(nbdinfo --map "$URI" | awk '{ print $1, $2, $3 }')" = "0 16777216 3" ]
 }
 
+@test "a host that was started on demand does not end while it has what a killed server left" {
+	# Both end when they are idle; nobody asks ours for anything before the other, begun later, has.
+	printf '#!/bin/sh\nexec "%s" "$@" --on-demand=1\n' "$B/tmemd" >"$T/tmemd"
+	chmod +x "$T/tmemd"
+	TMEM_TMEMD=$T/tmemd start size=16M limit=64M
+	retry 10 kept
+	image 1000000 "$T/image"
+	nbdcopy "$T/image" "$URI"
+	murder
+	"$B/tmemd" -f --on-demand=3 -S "$T/other.sock" 2>"$T/other.err" 3>&- &
+	wait $!
+	start size=16M limit=64M
+	nbdcopy "$URI" "$T/copy"
+	cmp -n $((12 << 20)) "$T/image" "$T/copy"
+}
+
 @test "what a killed server left is dropped only by force, and never given to one it does not fit" {
 	start size=16M limit=64M fallback="$T/fb"
 	retry 10 kept

@@ -201,8 +201,11 @@ static void run_ready(struct server *s)
 
 static bool is_idle(const struct server *s)
 {
-	/* A freeze of all is something to stay for: it has to meet those that join later. */
+	/* A freeze of all is something to stay for: it has to meet those that join later. So is
+	 * what a client left that was killed, which is in the registry still: it goes with this
+	 * process, and may be all there is of a device. */
 	return s->host->config.idle_seconds && s->count == 0 && !s->host->all_frozen &&
+		tm_registry_count(s->host->registry) == 0 &&
 		!(s->host->door && tm_door_is_busy(s->host->door));
 }
 
