@@ -19,6 +19,7 @@
 #include "core/entry.h"
 #include "core/store_private.h"
 #include "core/util.h"
+#include "core/victims.h"
 
 /* Pages that may be left for the pause, 3.5 MiB of memory to pin them. Fewer are aimed at for some
  * rounds; a client that does not get below it at all is not waited for for ever. */
@@ -42,8 +43,8 @@
 struct piece {
 	uint32_t id;
 	uint32_t pool;
-	bool fresh; /* of the new queue, which comes after the main one */
-	uint64_t birth;
+	bool fresh;     /* of the new queue, which comes after the main one */
+	uint64_t place; /* in its queue: tm_victims_place() */
 };
 
 /* A page as it was at the moment of the pause: its segment is pinned, or it was elsewhere. */
@@ -112,7 +113,7 @@ static int send_slot(struct save *v, const struct tm_handle *h, uint32_t pool, u
 			good = tm_dedup_pin(v->s, p, &e, false, &e, &original) == 0;
 		page.gone = !good; /* damaged: a miss, there as here */
 		if (good) {
-			page.main = tm_log_queue(&p->log, seg) != TM_QUEUE_NEW;
+			page.main = !tm_queue_is_new(tm_log_queue(&p->log, seg));
 			page.hits = tm_slot_hits(slot);
 			page.codec = e.codec;
 			page.bytes = e.bytes;
@@ -192,7 +193,7 @@ static int piece_order(const void *a, const void *b)
 		return x->pool < y->pool ? -1 : 1;
 	if (x->fresh != y->fresh)
 		return x->fresh ? 1 : -1;
-	return x->birth < y->birth ? -1 : x->birth > y->birth;
+	return x->place < y->place ? -1 : x->place > y->place;
 }
 
 static int list_pieces(struct save *v)
@@ -216,8 +217,8 @@ static int list_pieces(struct save *v)
 		if (p && atomic_load(&seg->state) != TM_SEGMENT_OPEN)
 			v->pieces[v->piece_count++] = (struct piece){.id = id,
 				.pool = owner->pool,
-				.fresh = tm_log_queue(&p->log, seg) == TM_QUEUE_NEW,
-				.birth = seg->birth};
+				.fresh = tm_queue_is_new(tm_log_queue(&p->log, seg)),
+				.place = tm_victims_place(v->s, seg)};
 		tm_segment_unref(a, id);
 	}
 	tm_unlock(&v->s->reclaim_lock);
@@ -253,7 +254,8 @@ static int send_piece(struct save *v, const struct piece *piece)
 
 	if (!tm_segment_try_ref(a, piece->id))
 		return 0; /* its last page has gone */
-	if (seg->birth == piece->birth && atomic_load(&seg->state) != TM_SEGMENT_OPEN) {
+	if (tm_victims_place(v->s, seg) == piece->place &&
+		atomic_load(&seg->state) != TM_SEGMENT_OPEN) {
 		while (rc == 0 && offset < seg->tail) {
 			if (tm_entry_view(data + offset, seg->tail - offset, &seg->oid, &e) < 0) {
 				/* A damaged length hides what follows it. */
