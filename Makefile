@@ -211,7 +211,7 @@ bench-host: ## memory that is needed elsewhere, demands, idle cost of tmemd: ROU
 	$(Q)bench/bench-host
 
 bench-trace: deps ## miss ratios on recorded block traces: TRACES=/their/directory
-	$(Q)$(MAKE) --no-print-directory $(B)/bench/trace $(B)/bench/together
+	$(Q)$(MAKE) --no-print-directory $(B)/bench/trace $(B)/bench/together $(B)/bench/dense
 	$(Q)B="$(B)" bench/bench-trace $(TRACES)
 
 # --- sanitizers and lint ---------------------------------------------------------------------

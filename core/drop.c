@@ -28,7 +28,7 @@
 #define QUEUES (TM_POOLS_MAX + 1)
 
 struct candidate {
-	uint64_t birth;
+	uint64_t place; /* tm_victims_place() */
 	uint32_t id;
 	struct tm_queued *queue;
 };
@@ -36,7 +36,7 @@ struct candidate {
 struct drop {
 	struct tm_store *s;
 	struct tm_victims v;
-	struct candidate *candidates; /* [count], pinned: by queue, then by birth */
+	struct candidate *candidates; /* [count], pinned: by queue, then by place */
 	uint32_t count, room;
 	struct {
 		uint64_t pages, bytes, codec[8];
@@ -49,7 +49,7 @@ static int compare(const void *a, const void *b)
 
 	if (x->queue != y->queue)
 		return x->queue < y->queue ? -1 : 1;
-	return x->birth < y->birth ? -1 : x->birth > y->birth;
+	return x->place < y->place ? -1 : x->place > y->place;
 }
 
 /* Every segment that may be evicted, pinned. */
@@ -70,8 +70,8 @@ static void collect(struct drop *d)
 		}
 		seg->leaving = false;
 		seg->leaving_refs = seg->leaving_bytes = 0;
-		d->candidates[d->count++] =
-			(struct candidate){seg->birth, id, tm_victims_queue(&d->v, s, seg)};
+		d->candidates[d->count++] = (struct candidate){
+			tm_victims_place(s, seg), id, tm_victims_queue(&d->v, s, seg)};
 	}
 	qsort(d->candidates, d->count, sizeof(*d->candidates), compare);
 }
@@ -83,7 +83,7 @@ static void set_oldest(struct drop *d, struct tm_queued *q, uint32_t next)
 	bool any = next < d->count && c->queue == q;
 
 	q->oldest = any ? next : TM_SEGMENT_NONE; /* here a number of ours, not an id */
-	q->oldest_birth = any ? c->birth : UINT64_MAX;
+	q->oldest_place = any ? c->place : UINT64_MAX;
 }
 
 /* In the order of eviction, as one after the other would have gone. */
@@ -127,7 +127,7 @@ static bool drop_page(void *opaque, const struct tm_handle *h, uint64_t slot)
 	d->gone[p->id].pages++;
 	d->gone[p->id].bytes += tm_slot_total(slot);
 	d->gone[p->id].codec[tm_slot_codec(slot)]++;
-	if (tm_log_queue(&p->log, seg) == TM_QUEUE_NEW)
+	if (tm_queue_is_new(tm_log_queue(&p->log, seg)))
 		tm_ghost_remember(&p->ghost, tm_ghost_hash(&h->oid, h->index));
 	return true;
 }

@@ -34,7 +34,7 @@
 #include "core/tmem.h"
 
 #define TM_LEDGER_MAGIC   0x72646c6dU /* "mldr" */
-#define TM_LEDGER_VERSION 4u
+#define TM_LEDGER_VERSION 5u
 
 enum tm_ledger_pool_state {
 	TM_LEDGER_POOL_FREE,

@@ -2,14 +2,18 @@
 /*
  * log.h - where a pool appends: its open segments
  *
- * A pool's segments form two queues, in the order of their births: pages that are new, and pages
- * that proved to be used or, in a persistent pool, to live long. So old pages and new ones do not
- * share segments; nor do those that were recompressed, which only a persistent pool has. The new
- * queue has a few heads, chosen by processor so that threads seldom meet.
+ * A pool's segments form two queues: pages that are new, and pages that proved to be used or, in a
+ * persistent pool, to live long. So old pages and new ones do not share segments; nor do those that
+ * were cold and are done with recompressing, which are the older end of each queue. Within each of
+ * the two parts segments stand in the order of their births. What is new and was not packed has a
+ * few heads, chosen by processor so that threads seldom meet.
  *
- *      TM_QUEUE_NEW    -> head[cpu] ---> open segment --full--> sealed
- *      TM_QUEUE_MAIN   -> head[heads] -> open segment --full--> sealed
- *      TM_QUEUE_PACKED -> the next ----> open segment --full--> sealed
+ *      TM_QUEUE_PACKED_NEW -> TM_QUEUE_NEW     the new queue of an ephemeral pool, oldest first
+ *      TM_QUEUE_PACKED_MAIN -> TM_QUEUE_MAIN   the main queue; every packed page of a persistent
+ * one
+ *
+ *      TM_QUEUE_NEW         -> head[cpu] ---> open segment --full--> sealed
+ *      each of the others   -> head[heads..]-> open segment --full--> sealed
  *
  * Which queue a segment is in, its owner tells: there is one for each.
  *
@@ -30,9 +34,27 @@
 enum tm_queue {
 	TM_QUEUE_NEW,
 	TM_QUEUE_MAIN,
-	TM_QUEUE_PACKED,
+	TM_QUEUE_PACKED_NEW, /* TM_QUEUE_NEW and TM_QUEUE_PACKED_BIT */
+	TM_QUEUE_PACKED_MAIN,
 	TM_QUEUES
 };
+#define TM_QUEUE_PACKED_BIT TM_QUEUE_PACKED_NEW
+
+static inline bool tm_queue_is_packed(enum tm_queue queue)
+{
+	return queue & TM_QUEUE_PACKED_BIT;
+}
+
+static inline bool tm_queue_is_new(enum tm_queue queue)
+{
+	return (queue & ~TM_QUEUE_PACKED_BIT) == TM_QUEUE_NEW;
+}
+
+/* Where a page of this queue goes that proved to be used. */
+static inline enum tm_queue tm_queue_promoted(enum tm_queue queue)
+{
+	return tm_queue_is_packed(queue) ? TM_QUEUE_PACKED_MAIN : TM_QUEUE_MAIN;
+}
 
 struct tm_log_head {
 	struct tm_lock lock;

@@ -366,6 +366,9 @@ static int get_once(struct tm_store *s, struct tm_pool *p, const struct tm_handl
 	rc = decode(s, p, h, slot, ret_page);
 	if (rc < 0)
 		rc = lost(s, p, h, slot, rc);
+	else if (!remove && tm_slot_codec(slot) == TM_CODEC_ZSTD &&
+		tm_slot_hits(slot) == TM_UNPACK_HITS - 1)
+		tm_page_unpack(s, p, h, slot, ret_page);
 	unpin(s, slot);
 	return rc;
 }

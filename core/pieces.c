@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "core/victims.h"
+
 static int piece_order(const void *a, const void *b)
 {
 	const struct tm_piece *x = a, *y = b;
@@ -12,7 +14,7 @@ static int piece_order(const void *a, const void *b)
 		return x->pool < y->pool ? -1 : 1;
 	if (x->fresh != y->fresh)
 		return x->fresh ? 1 : -1;
-	return x->birth < y->birth ? -1 : x->birth > y->birth;
+	return x->place < y->place ? -1 : x->place > y->place;
 }
 
 int tm_pieces_list(struct tm_store *s, struct tm_pool *const pools[static TM_POOLS_MAX],
@@ -36,8 +38,8 @@ int tm_pieces_list(struct tm_store *s, struct tm_pool *const pools[static TM_POO
 		if (p && atomic_load(&seg->state) != TM_SEGMENT_OPEN)
 			pieces[count++] = (struct tm_piece){.id = id,
 				.pool = seg->owner->pool,
-				.fresh = tm_log_queue(&p->log, seg) == TM_QUEUE_NEW,
-				.birth = seg->birth};
+				.fresh = tm_queue_is_new(tm_log_queue(&p->log, seg)),
+				.place = tm_victims_place(s, seg)};
 		tm_segment_unref(a, id);
 	}
 	tm_unlock(&s->reclaim_lock);
@@ -53,7 +55,7 @@ bool tm_piece_pin(struct tm_store *s, const struct tm_piece *piece)
 
 	if (!tm_segment_try_ref(s->arena, piece->id))
 		return false;
-	if (seg->birth == piece->birth && atomic_load(&seg->state) != TM_SEGMENT_OPEN)
+	if (tm_victims_place(s, seg) == piece->place && atomic_load(&seg->state) != TM_SEGMENT_OPEN)
 		return true;
 	tm_segment_unref(s->arena, piece->id);
 	return false;

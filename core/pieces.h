@@ -16,8 +16,8 @@
 struct tm_piece {
 	uint32_t id;
 	uint32_t pool;
-	bool fresh; /* of the new queue, which comes after the main one */
-	uint64_t birth;
+	bool fresh;     /* of the new queue, which comes after the main one */
+	uint64_t place; /* in its queue: tm_victims_place() */
 };
 
 /* The sealed segments of the pools, which the caller has entered (by id; NULL: not this one). The

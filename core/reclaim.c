@@ -90,8 +90,8 @@ static bool clean_locked(struct sweep *w, struct tm_cursor *c, const struct tm_e
 {
 	enum tm_queue queue = w->queue;
 
-	if (queue == TM_QUEUE_NEW && tm_pool_is_persistent(w->pool))
-		queue = TM_QUEUE_MAIN;
+	if (tm_pool_is_persistent(w->pool))
+		queue = tm_queue_promoted(queue);
 	if (!move_locked(w, c, e, slot, queue, hits))
 		return false;
 	w->cleaned++;
@@ -106,23 +106,42 @@ static const struct tm_packed *find_packed(struct sweep *w, uint32_t offset)
 	return w->packed->offset == offset ? w->packed : NULL;
 }
 
-/* What was used since it came here gets another time in its present form; everything else is done
- * with, in its new one if that is smaller. */
+bool tm_page_is_used(const struct tm_pool *p, enum tm_queue queue, uint32_t hits)
+{
+	return hits >= (tm_queue_is_new(queue) && !tm_pool_is_persistent(p) ? PROMOTE_HITS : 1);
+}
+
+/* A page that was used gets another time in its present form. */
+static bool keep_locked(struct sweep *w, struct tm_cursor *c, const struct tm_entry_view *e,
+	uint64_t slot, uint32_t hits)
+{
+	bool promoted = tm_queue_is_new(w->queue) && !tm_pool_is_persistent(w->pool);
+
+	return move_locked(w, c, e, slot, tm_queue_promoted(w->queue), promoted ? 0 : hits - 1);
+}
+
+/* What was used is kept; everything else is done with, in its new form if that is smaller, and has
+ * as many hits as it had: so a page that is evicted some time later is the same one that would have
+ * been without. */
 static bool recompress_locked(struct sweep *w, struct tm_cursor *c, const struct tm_entry_view *e,
 	uint64_t slot, uint32_t hits)
 {
 	const struct tm_packed *packed = find_packed(w, tm_slot_offset(slot));
 	struct tm_entry_view new = *e;
-	bool used = !packed && hits > 0 && e->codec != TM_CODEC_ZSTD;
 
+	if (e->codec != TM_CODEC_ZSTD && tm_page_is_used(w->pool, w->queue, hits)) {
+		if (!keep_locked(w, c, e, slot, hits))
+			return false;
+		w->cleaned++;
+		return true;
+	}
 	if (packed) {
 		new.codec = TM_CODEC_ZSTD;
 		new.bytes = packed->bytes;
 		new.payload = packed->payload;
 		new.check = packed->check;
 	}
-	if (!move_locked(w, c, &new, slot, used ? TM_QUEUE_MAIN : TM_QUEUE_PACKED,
-		    used ? hits - 1 : hits))
+	if (!move_locked(w, c, &new, slot, tm_pool_packed_queue(w->pool, w->queue), hits))
 		return false;
 	w->cleaned += !packed;
 	w->recompressed += packed != NULL;
@@ -133,7 +152,7 @@ static bool recompress_locked(struct sweep *w, struct tm_cursor *c, const struct
 /* Was the page used since it came to its queue, and is there still room for such ones? */
 static bool is_kept(const struct sweep *w, const struct tm_entry_view *e, uint32_t hits)
 {
-	return hits >= (w->queue == TM_QUEUE_NEW ? PROMOTE_HITS : 1) && e->total <= w->keep_bytes;
+	return tm_page_is_used(w->pool, w->queue, hits) && e->total <= w->keep_bytes;
 }
 
 /* Pages that cannot be found by walking stay reachable through the index. Never choose their
@@ -168,15 +187,13 @@ static bool sweep_entry(struct sweep *w, const struct tm_entry_view *e, uint32_t
 		done = recompress_locked(w, &c, e, slot, hits);
 	} else if (w->keep_all && clean_locked(w, &c, e, slot, hits)) {
 		;
-	} else if (is_kept(w, e, hits) &&
-		move_locked(
-			w, &c, e, slot, TM_QUEUE_MAIN, w->queue == TM_QUEUE_NEW ? 0 : hits - 1)) {
+	} else if (is_kept(w, e, hits) && keep_locked(w, &c, e, slot, hits)) {
 		w->keep_bytes -= e->total;
 		w->promoted++;
 	} else if (!tm_pool_is_persistent(w->pool)) {
 		tm_page_dead_locked(w->s, w->pool, slot);
 		tm_cursor_set(&c, TM_SLOT_NONE);
-		if (w->queue == TM_QUEUE_NEW)
+		if (tm_queue_is_new(w->queue))
 			tm_ghost_remember(&w->pool->ghost, tm_ghost_hash(&e->oid, e->index));
 		w->evicted++;
 	} else {

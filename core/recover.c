@@ -89,7 +89,7 @@ static int recover_segment(struct tm_store *s, struct tm_pool *p, uint32_t id)
 	while (rc == 0 && tm_entry_view(data + seg->tail, end - seg->tail, &seg->oid, &e) == 0) {
 		if (e.codec == TM_CODEC_ZSTD) {
 			rc = tm_upkeep_unpacker(s);
-			seg->owner = &p->log.owner[TM_QUEUE_PACKED];
+			seg->owner = &p->log.owner[tm_pool_packed_queue(p, TM_QUEUE_NEW)];
 		}
 		if (rc == 0 && !e.dead)
 			rc = recover_entry(s, p, &e, tm_slot(id, seg->tail, e.total, e.codec));

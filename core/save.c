@@ -97,7 +97,7 @@ static int send_slot(struct save *v, const struct tm_handle *h, uint32_t pool, u
 			good = tm_dedup_pin(v->s, p, &e, false, &e, &original) == 0;
 		page.gone = !good; /* damaged: a miss, there as here */
 		if (good) {
-			page.main = tm_log_queue(&p->log, seg) != TM_QUEUE_NEW;
+			page.main = !tm_queue_is_new(tm_log_queue(&p->log, seg));
 			page.hits = tm_slot_hits(slot);
 			page.codec = e.codec;
 			page.bytes = e.bytes;

@@ -64,9 +64,7 @@ bool tm_restore_make_room(struct tm_restore *v, const struct tm_target *t, enum 
 static int append(struct tm_restore *v, struct tm_target *t, const struct tm_stream_page *page,
 	uint64_t *ret_slot)
 {
-	enum tm_queue queue = page->codec == TM_CODEC_ZSTD ? TM_QUEUE_PACKED
-		: page->main                               ? TM_QUEUE_MAIN
-							   : TM_QUEUE_NEW;
+	enum tm_queue queue = page->main ? TM_QUEUE_MAIN : TM_QUEUE_NEW;
 	struct tm_entry_view e = {
 		.oid = page->oid,
 		.seq = atomic_fetch_add(&v->s->sequence, 1) + 1,
@@ -76,9 +74,10 @@ static int append(struct tm_restore *v, struct tm_target *t, const struct tm_str
 		.payload = page->payload,
 	};
 
-	if (queue == TM_QUEUE_PACKED) {
+	if (page->codec == TM_CODEC_ZSTD) {
 		int rc = tm_upkeep_unpacker(v->s);
 
+		queue = tm_pool_packed_queue(t->pool, queue);
 		if (rc < 0)
 			return rc;
 	}
@@ -239,8 +238,6 @@ static int place(struct tm_restore *v, struct tm_target *t, const struct tm_hand
 static int place_if_room(struct tm_restore *v, struct tm_target *t, const struct tm_handle *h,
 	const struct tm_stream_page *page)
 {
-	if (page->codec == TM_CODEC_ZSTD)
-		return tm_restore_fail(v, -EBADMSG, "a page that may vanish is packed");
 	if (!t->full && keep(v, t, h, page) == 0)
 		return 0;
 	/* What was there before it is older than what has no room. */

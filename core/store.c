@@ -50,6 +50,7 @@ static int store_open(const struct tm_store_params *params, int fd, struct tm_st
 	atomic_store(&ledger->recompress, params->recompress);
 	s->upkeep.percent = params->upkeep_percent ? params->upkeep_percent : TM_UPKEEP_DEFAULT;
 	s->upkeep.cold_ms = params->cold_ms ? params->cold_ms : TM_COLD_MS_DEFAULT;
+	tm_idle_open(&s->upkeep.idle);
 	tm_budget_report(&s->budget);
 	*ret_store = s;
 	return 0;
@@ -407,7 +408,9 @@ void tm_store_usage(struct tm_store *s, struct tm_usage *ret_usage)
 		if (!p)
 			continue;
 		live += atomic_load_explicit(&p->stat[TM_STAT_PAYLOAD_BYTES], memory_order_relaxed);
-		open += (p->log.heads + 1 + (atomic_load(&s->unpacker) != NULL)) * segment;
+		open += (p->log.heads + 1) * segment;
+		if (atomic_load(&s->unpacker))
+			open += (tm_pool_is_persistent(p) ? 1 : 2) * segment;
 		tm_pool_leave(p);
 	}
 	*ret_usage = (struct tm_usage){

@@ -3,8 +3,8 @@
  * store_private.h - what the files that make up the store share
  *
  * store.c (the store and its pools), page.c (pages), dedup.c (equal ones), reclaim.c (eviction and
- * cleaning), upkeep.c (what is done while nobody waits), recover.c (after a crash), check.c
- * (invariants).
+ * cleaning), upkeep.c (what is done while nobody waits), unpack.c (and undone), recover.c (after a
+ * crash), check.c (invariants).
  */
 #ifndef TM_STORE_PRIVATE_H
 #define TM_STORE_PRIVATE_H
@@ -13,6 +13,7 @@
 
 #include "core/budget.h"
 #include "core/ghost.h"
+#include "core/idle.h"
 #include "core/index.h"
 #include "core/keeper.h"
 #include "core/locks.h"
@@ -60,6 +61,7 @@ struct tm_upkeep {
 	uint32_t percent;         /* constant: see struct tm_open_params */
 	uint32_t cold_ms;         /* constant: how long a segment is left alone */
 	struct tm_packer *packer; /* NULL: nothing was cold the last time */
+	struct tm_idle idle;
 	uint64_t sequence, at_ns; /* of the last look at how many puts there are */
 };
 
@@ -97,6 +99,13 @@ static inline bool tm_pool_is_exclusive(const struct tm_pool *p)
 static inline bool tm_pool_dedups(const struct tm_pool *p)
 {
 	return p->log.owner[TM_QUEUE_NEW].attrs & TM_POOL_DEDUP;
+}
+
+/* Where a page of this queue goes when recompressing it is done with: those of a persistent pool to
+ * one queue, those of an ephemeral one stay new or not. */
+static inline enum tm_queue tm_pool_packed_queue(const struct tm_pool *p, enum tm_queue queue)
+{
+	return tm_pool_is_persistent(p) ? TM_QUEUE_PACKED_MAIN : queue | TM_QUEUE_PACKED_BIT;
 }
 
 static inline void tm_stat_add(struct tm_pool *p, enum tm_stat stat, uint64_t n)
@@ -202,7 +211,11 @@ static inline struct tm_packed *tm_packed_next(const struct tm_packed *packed)
 	return (struct tm_packed *)(packed->payload + TM_ALIGN(packed->bytes, 4u));
 }
 
-/* Empty a segment of a persistent pool: each page that is still where it was goes to the queue of
+/* Was a page of this queue hit so often since it came there that it stays as it is, where others
+ * are evicted or packed? */
+bool tm_page_is_used(const struct tm_pool *p, enum tm_queue queue, uint32_t hits);
+
+/* Empty a segment: each page that is still where it was and was not used goes to the queue of
  * packed pages, with its new payload or, if it has none, as it is. The pool is entered. */
 void tm_sweep_packed(struct tm_store *s, uint32_t id, const struct tm_packed *packed);
 
@@ -233,6 +246,16 @@ int tm_dedup_pin(struct tm_store *s, const struct tm_pool *p, const struct tm_en
 int tm_dedup_decode(struct tm_store *s, const struct tm_pool *p, const struct tm_entry_view *dup,
 	void *ret_page);
 
+/* --- unpack.c --------------------------------------------------------------------------------- */
+
+#define TM_UNPACK_HITS 2u /* as many as show that a new page is used */
+
+/* A get has hit the packed page at `slot`, which it has pinned, for the TM_UNPACK_HITS-th time:
+ * `page`, its bytes, may be stored in the form that is quicker to read. Holds no lock; takes as
+ * long as a put. */
+void tm_page_unpack(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h, uint64_t slot,
+	const void *page);
+
 /* --- upkeep.c --------------------------------------------------------------------------------- */
 
 #define TM_COLD_MS_DEFAULT 30000
@@ -240,6 +263,10 @@ int tm_dedup_decode(struct tm_store *s, const struct tm_pool *p, const struct tm
 /* See struct tm_keeper_params. */
 bool tm_upkeep_clean(void *store);
 uint32_t tm_upkeep_work(void *store, const struct tm_keeper *k);
+
+/* Is the store so full of ephemeral pages that the next puts evict some, and so large that it is
+ * worth evicting some for what packing needs? */
+bool tm_store_evicts(struct tm_store *s);
 
 /* Readers for packed pages, if there are none yet. -ENOMEM. */
 int tm_upkeep_unpacker(struct tm_store *s);

@@ -33,8 +33,8 @@
  * A record without an object id has that of the record before it. Payloads are compressed as the
  * store has them. Of two records of one page the later one counts, and `gone` says that there is no
  * page (any more): that is how changes made during a live save get in. Each pool's pages come in
- * the order in which its segments were born, the main queue first: read front to back by the saver,
- * appended front to back by the restorer, and as old relative to each other as they were.
+ * the order of its queues, the main queue first, in each the packed ones: read front to back by the
+ * saver, appended front to back by the restorer, and as old relative to each other as they were.
  *
  * `check` is XXH3 of the body, seeded with the hash of type, bytes and the check before it (the
  * first: of magic and version). So a frame that is damaged, left out, repeated or moved is found,

@@ -282,11 +282,11 @@ struct tm_open_params {
 	uint32_t patience_ms;
 
 	/*
-	 * Upkeep: while puts are few the store's thread compresses the cold pages of persistent
-	 * pools again, with zstd (a third smaller; reading one takes 5 us instead of 1.4), and
-	 * closes up holes; on at most `upkeep_percent` of one processor (1 to 100; 0:
-	 * TM_UPKEEP_DEFAULT). `recompress` says whether it does the former from the start; AUTO:
-	 * unless resident. `tmemctl set` changes it later.
+	 * Upkeep: while puts are few or evict, and a processor is idle, the store's thread
+	 * compresses cold pages again, with zstd (a third smaller; reading 4 KiB takes 5 us
+	 * instead of 1.4), and closes up holes; on at most `upkeep_percent` of one processor (1
+	 * to 100; 0: TM_UPKEEP_DEFAULT). `recompress` says whether it does the former from the
+	 * start; AUTO: unless resident. `tmemctl set` changes it later.
 	 */
 	enum tm_recompress recompress;
 	uint32_t upkeep_percent;

@@ -2,9 +2,9 @@
 /*
  * upkeep.c - what the keeper does while nobody waits for it: packing cold pages, closing up holes
  *
- *      persistent segment, sealed long ago --pack--> its pages, unless they were read since, are
- *                                                    compressed again with zstd and moved together
- *      dead space beyond 1/12             --clean--> the emptiest segment's pages moved together
+ *      segment, sealed long ago --pack--> its pages, unless they were used since, are compressed
+ *                                         again with zstd and moved together
+ *      dead space beyond 1/12  --clean--> the emptiest segment's pages moved together
  *
  * Packing takes a segment at a time, in two steps. The first compresses into a private buffer,
  * holding nothing but a reference on the segment. The second (tm_sweep_packed) moves as cleaning
@@ -12,10 +12,12 @@
  * sequence number of the old one. So it needs no more room than cleaning, and a kill leaves what it
  * would leave there.
  *
- * An ephemeral page that is cold is evicted, not packed.
+ * What is packed is what eviction would drop next, so a store that is full of ephemeral pages packs
+ * ahead of its puts, and evicts what was packed.
  *
- * It runs on at most a share of one processor, only while puts are few, and ends in the middle of a
- * segment when they come or the keeper is wanted.
+ * It runs on at most a share of one processor that nobody else wants, only while puts are few or
+ * evict, and ends in the middle of a segment when others come, the keeper is wanted or memory has
+ * to be given back.
  */
 #include <errno.h>
 #include <time.h>
@@ -31,6 +33,15 @@
  * way. */
 #define PUT_MS   4
 #define PUTS_MAX 32
+
+/* A store that evicts has less time. */
+#define COLD_SHARE 8
+
+/* Where a put would evict, what packing needs beside a segment's buffer, and the part of the limit
+ * that it may take with it. */
+#define ZSTD_BYTES   (1u << 20)
+#define PACKER_SHARE 16
+#define PACKER_TRIES 3
 
 /* A payload has to lose a sixteenth, or reading would cost more for next to nothing. */
 #define GAIN_SHIFT 4
@@ -51,20 +62,37 @@ static bool is_busy(struct tm_store *s)
 	return !is_always(s) && puts > PUTS_MAX && puts > ns / (PUT_MS * 1000000u);
 }
 
+bool tm_store_evicts(struct tm_store *s)
+{
+	uint64_t limit = tm_budget_limit(&s->budget);
+	uint64_t freeable = atomic_load_explicit(&s->ledger->freeable_bytes, memory_order_relaxed);
+
+	return tm_budget_used(&s->budget) > limit - limit / 16 && freeable > limit / 4 &&
+		limit / PACKER_SHARE >= tm_arena_segment_bytes(s->arena) + ZSTD_BYTES;
+}
+
+static bool is_over_limit(struct tm_store *s)
+{
+	return tm_budget_used(&s->budget) > tm_budget_limit(&s->budget);
+}
+
 static bool is_live(const struct tm_pool *p)
 {
 	return atomic_load(&p->users) & TM_POOL_LIVE_BIT;
 }
 
-/* Something more urgent came while a segment is under way. */
-static bool is_called_off(
-	const struct tm_store *s, const struct tm_pool *p, const struct tm_keeper *k)
+static bool are_puts_coming(struct tm_store *s)
 {
-	return tm_keeper_is_wanted(k) || !is_live(p) ||
-		(!is_always(s) &&
-			atomic_load_explicit(&s->sequence, memory_order_relaxed) -
-					s->upkeep.sequence >
-				PUTS_MAX);
+	uint64_t sequence = atomic_load_explicit(&s->sequence, memory_order_relaxed);
+
+	return sequence - s->upkeep.sequence > PUTS_MAX && !tm_store_evicts(s);
+}
+
+/* Something more urgent came while a segment is under way. */
+static bool is_called_off(struct tm_store *s, const struct tm_pool *p, const struct tm_keeper *k)
+{
+	return tm_keeper_is_wanted(k) || !is_live(p) || is_over_limit(s) ||
+		(!is_always(s) && (are_puts_coming(s) || !tm_idle(&s->upkeep.idle)));
 }
 
 static uint64_t cpu_ns(void)
@@ -90,15 +118,6 @@ int tm_upkeep_unpacker(struct tm_store *s)
 	return rc;
 }
 
-static int make_packer(struct tm_store *s)
-{
-	int rc = tm_upkeep_unpacker(s);
-
-	if (rc < 0 || s->upkeep.packer)
-		return rc;
-	return tm_packer_create(&s->budget, tm_arena_segment_bytes(s->arena), &s->upkeep.packer);
-}
-
 /* Its memory, a segment and more, is somebody else's from here on. False when there was none. */
 static bool drop_packer(struct tm_store *s)
 {
@@ -107,6 +126,26 @@ static bool drop_packer(struct tm_store *s)
 	tm_packer_destroy(s->upkeep.packer);
 	s->upkeep.packer = NULL;
 	return dropped;
+}
+
+/* Without it there is nothing to unpack, so readers come second. */
+static int make_packer(struct tm_store *s)
+{
+	uint32_t bytes = tm_arena_segment_bytes(s->arena);
+	int rc = 0;
+
+	for (int tries = 0; !s->upkeep.packer && tries < PACKER_TRIES; tries++) {
+		uint64_t seen = tm_arena_released(s->arena);
+
+		rc = tm_packer_create(&s->budget, bytes, &s->upkeep.packer);
+		if (rc < 0 && !(tm_store_evicts(s) && tm_make_room(s, TM_ROOM_NODE, rc, seen)))
+			return rc;
+	}
+	if (rc == 0)
+		rc = tm_upkeep_unpacker(s);
+	if (rc < 0)
+		drop_packer(s);
+	return rc;
 }
 
 static bool is_packing(const struct tm_store *s)
@@ -120,15 +159,16 @@ static bool is_packable(struct tm_store *s, const struct tm_segment *seg)
 {
 	const struct tm_pool *p = &s->pools[seg->owner->pool];
 
-	return atomic_load(&seg->state) == TM_SEGMENT_SEALED && tm_pool_is_persistent(p) &&
-		is_live(p) && tm_log_queue(&p->log, seg) != TM_QUEUE_PACKED;
+	return atomic_load(&seg->state) == TM_SEGMENT_SEALED && is_live(p) &&
+		!tm_queue_is_packed(tm_log_queue(&p->log, seg));
 }
 
 /* The segment that has been sealed for longest, if that is long enough, with a reference; else
  * TM_SEGMENT_NONE. */
 static uint32_t find_cold_locked(struct tm_store *s)
 {
-	uint64_t now = tm_now_ns(), oldest = now - (uint64_t)s->upkeep.cold_ms * 1000000;
+	uint64_t cold_ns = s->upkeep.cold_ms * 1000000ull / (tm_store_evicts(s) ? COLD_SHARE : 1);
+	uint64_t oldest = tm_now_ns() - cold_ns;
 	uint32_t cold = TM_SEGMENT_NONE;
 
 	for (uint32_t id = 0; id < tm_arena_segments(s->arena); id++) {
@@ -171,10 +211,11 @@ static uint32_t enter_cold(struct tm_store *s, struct tm_pool **ret_pool)
 	return id;
 }
 
-/* Is this entry a page that nobody read since it came here, and that was not packed yet? */
+/* Is this entry a page that was not used since it came here, and that was not packed yet? */
 static bool is_cold(
 	struct tm_store *s, struct tm_pool *p, const struct tm_entry_view *e, uint64_t at)
 {
+	const struct tm_segment *seg = tm_segment(s->arena, tm_slot_segment(at));
 	struct tm_handle h = {p->objects, e->oid, e->index};
 	struct tm_cursor c;
 	uint64_t slot;
@@ -184,7 +225,8 @@ static bool is_cold(
 	tm_index_lock(s->index, &h, &c);
 	slot = tm_cursor_get(&c);
 	tm_index_unlock(&c);
-	return tm_slot_location(slot) == at && tm_slot_hits(slot) == 0 &&
+	return tm_slot_location(slot) == at &&
+		!tm_page_is_used(p, tm_log_queue(&p->log, seg), tm_slot_hits(slot)) &&
 		tm_entry_is(e, &e->oid, e->index);
 }
 
@@ -274,7 +316,8 @@ bool tm_upkeep_clean(void *store)
 {
 	struct tm_store *s = store;
 
-	return drop_packer(s) || tm_clean(s, tm_clean_max(s)) || tm_save_gives_way(s);
+	return (!tm_store_evicts(s) && drop_packer(s)) || tm_clean(s, tm_clean_max(s)) ||
+		tm_save_gives_way(s);
 }
 
 static bool has_holes(struct tm_store *s)
@@ -309,11 +352,13 @@ uint32_t tm_upkeep_work(void *store, const struct tm_keeper *k)
 	uint64_t start = cpu_ns(), rest;
 	uint32_t least = 0;
 
-	if (is_busy(s)) {
+	if ((is_busy(s) && !tm_store_evicts(s)) || is_over_limit(s)) {
 		drop_packer(s);
 		return BUSY_MS;
 	}
 	tm_arena_trim_surplus(s->arena);
+	if (!is_always(s) && !tm_idle(&s->upkeep.idle))
+		return BUSY_MS;
 	if (!pack_one(s, k) && !close_holes(s))
 		least = TM_MIN(s->upkeep.packer ? BUSY_MS : LOOK_MS, s->upkeep.cold_ms);
 	rest = (cpu_ns() - start) * (100 - s->upkeep.percent) / s->upkeep.percent;
@@ -323,5 +368,6 @@ uint32_t tm_upkeep_work(void *store, const struct tm_keeper *k)
 void tm_upkeep_end(struct tm_store *s)
 {
 	drop_packer(s);
+	tm_idle_close(&s->upkeep.idle);
 	tm_unpacker_destroy(atomic_load(&s->unpacker));
 }

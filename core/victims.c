@@ -10,7 +10,14 @@ struct tm_queued *tm_victims_queue(
 {
 	const struct tm_pool *p = &s->pools[seg->owner->pool];
 
-	return tm_log_queue(&p->log, seg) == TM_QUEUE_NEW ? &v->fresh[p->id] : &v->main;
+	return tm_queue_is_new(tm_log_queue(&p->log, seg)) ? &v->fresh[p->id] : &v->main;
+}
+
+uint64_t tm_victims_place(const struct tm_store *s, const struct tm_segment *seg)
+{
+	const struct tm_pool *p = &s->pools[seg->owner->pool];
+
+	return seg->birth | (tm_queue_is_packed(tm_log_queue(&p->log, seg)) ? 0 : 1ull << 63);
 }
 
 static void count_ephemeral(
@@ -22,9 +29,9 @@ static void count_ephemeral(
 	v->ephemeral++;
 	v->putting += q != &v->main && q->segments == 0;
 	q->segments++;
-	if (victim && seg->birth < q->oldest_birth) {
+	if (victim && tm_victims_place(s, seg) < q->oldest_place) {
 		q->oldest = id;
-		q->oldest_birth = seg->birth;
+		q->oldest_place = tm_victims_place(s, seg);
 	}
 }
 
@@ -65,7 +72,7 @@ static const struct tm_queued *older(
 {
 	if (b->oldest == TM_SEGMENT_NONE || b->segments <= part)
 		return a;
-	return a && a->oldest_birth < b->oldest_birth ? a : b;
+	return a && a->oldest_place < b->oldest_place ? a : b;
 }
 
 const struct tm_queued *tm_victims_choose(const struct tm_victims *v)

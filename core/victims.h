@@ -14,15 +14,15 @@
 struct tm_queued {
 	uint32_t segments;
 	uint32_t oldest; /* sealed, not swept in this pass; TM_SEGMENT_NONE */
-	uint64_t oldest_birth;
+	uint64_t oldest_place;
 };
 
 struct tm_victims {
 	uint32_t emptiest; /* sealed segment with the fewest live bytes */
 	uint32_t emptiest_live;
 	/* Of ephemeral pools. */
-	struct tm_queued fresh[TM_POOLS_MAX]; /* TM_QUEUE_NEW, of each pool */
-	struct tm_queued main;                /* TM_QUEUE_MAIN, of all of them */
+	struct tm_queued fresh[TM_POOLS_MAX]; /* the new queue of each pool */
+	struct tm_queued main;                /* the main queue, of all of them */
 	uint32_t putting;                     /* pools that have new pages */
 	uint32_t ephemeral;                   /* segments of all of these */
 };
@@ -41,5 +41,9 @@ const struct tm_queued *tm_victims_choose(const struct tm_victims *v);
 /* The queue that an ephemeral segment, which the caller has pinned, is counted in. */
 struct tm_queued *tm_victims_queue(
 	struct tm_victims *v, const struct tm_store *s, const struct tm_segment *seg);
+
+/* Where it stands there: less is older. Packed segments have what was oldest when it was packed, so
+ * they go before the others, in the order of their births. */
+uint64_t tm_victims_place(const struct tm_store *s, const struct tm_segment *seg);
 
 #endif

@@ -9,7 +9,7 @@
 #include <stdatomic.h>
 
 #include "tmemfs/cache.h"
-#include "tmemfs/idle.h"
+#include "core/idle.h"
 #include "tmemfs/putq.h"
 
 #define TM_STRIPES 256

@@ -198,6 +198,7 @@ static int open_cache(struct run *run)
 				.limit = run->options.limit ? run->options.limit
 							    : tm_limit_default(),
 				.start_host = true,
+				.recompress = run->options.recompress,
 			},
 		.order = run->options.order,
 		.dedup = run->options.dedup,

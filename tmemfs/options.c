@@ -44,6 +44,7 @@ enum kind {
 	KIND_TEXT,        /* const char * */
 	KIND_LIST,        /* const char *[TM_EXCLUDE_MAX + 1], one more each time */
 	KIND_UUID,        /* the same */
+	KIND_RECOMPRESS,  /* enum tm_recompress, on or off */
 };
 
 struct row {
@@ -77,6 +78,8 @@ static const struct row rows[] = {
 	{"maxfile", KIND_SIZE, FIELD(file_max), 0, INT64_MAX, "SIZE",
 		"do not cache files that are longer"},
 	{"dedup", KIND_ON, FIELD(dedup), 0, 0, "", "keep equal pages once"},
+	{"recompress", KIND_RECOMPRESS, FIELD(recompress), 0, 0, "on|off",
+		"compress what nobody reads again, with zstd (default on)"},
 	{"pins", KIND_SIZE, FIELD(pins), 0, INT64_MAX, "SIZE",
 		"most bytes of files that may be pinned (default: half of limit)"},
 	{"stale-ok", KIND_ON, FIELD(stale_ok), 0, 0, "",
@@ -314,6 +317,10 @@ static int set_value(struct tm_fs_options *options, const struct row *row, const
 		return 0;
 	case KIND_CONSISTENCY:
 		return set_consistency(options, value);
+	case KIND_RECOMPRESS:
+		*(enum tm_recompress *)field =
+			strcmp(value, "on") == 0 ? TM_RECOMPRESS_ON : TM_RECOMPRESS_OFF;
+		return strcmp(value, "on") == 0 || strcmp(value, "off") == 0 ? 0 : -EINVAL;
 	case KIND_LIST:
 		return append(field, value);
 	case KIND_UUID:
@@ -464,6 +471,10 @@ enum tm_parsed tm_fs_options_parse(int argc, char **argv, struct tm_fs_options *
 			"limit is no option of a shared pool: tmemctl set UUID cap=SIZE", NULL);
 	if (parsed == TM_PARSED_RUN && options.share && options.dedup)
 		parsed = usage("dedup is no option of a shared pool", NULL);
+	if (parsed == TM_PARSED_RUN && options.share && options.recompress != TM_RECOMPRESS_AUTO)
+		parsed = usage("recompress is no option of a shared pool: "
+			       "tmemctl set UUID recompress=on|off",
+			NULL);
 	if (parsed != TM_PARSED_RUN) {
 		free(options.mount_options);
 		return parsed;

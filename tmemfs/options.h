@@ -8,6 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "core/tmem.h"
+
 #define TM_EXCLUDE_MAX 64 /* patterns */
 
 struct tm_fs_options {
@@ -25,6 +27,7 @@ struct tm_fs_options {
 	uint64_t file_max;
 	const char *exclude[TM_EXCLUDE_MAX + 1]; /* up to NULL */
 	bool dedup;
+	enum tm_recompress recompress;
 	unsigned int order;
 	unsigned int threads;
 	double attr_timeout;

@@ -499,6 +499,21 @@ sys.exit(ctypes.get_errno() if r else 0)' "$@"; }
 	contains 'dedup is no option of a shared pool'
 }
 
+@test "recompress: on unless told otherwise, changed while mounted" {
+	hosted
+	retry 5 eval "tmemctl list --json | jq -e '.clients[0].recompress == true'"
+	tmemctl set "$MNT" recompress=off
+	tmemctl list --json | jq -e '.clients[0].recompress == false'
+	tmemctl list --json | jq -e '.clients[0].pools[0] | .packed == 0 and .unpacked == 0'
+	umount "$MNT"
+	tmemfs -o recompress=off "$BACK" "$MNT" 3>&-
+	retry 5 eval "tmemctl list --json | jq -e '.clients[0].recompress == false'"
+	try 2 tmemfs -o recompress=yes "$BACK" "$MNT"
+	contains 'bad value in option'
+	try 2 tmemfs -o recompress=on,share=c9e1a2f0-0000-4000-8000-000000000001 "$BACK" "$MNT"
+	contains 'recompress is no option of a shared pool'
+}
+
 @test "a write costs the backing one operation; capabilities are seen as they are" {
 	: >"$BACK/f"
 	slow "$BACK" delay_us=0

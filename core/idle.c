@@ -2,7 +2,7 @@
 /*
  * idle.c - the number of running threads, as /proc/loadavg has it: "0.20 0.18 0.12 1/80 11206"
  */
-#include "tmemfs/idle.h"
+#include "core/idle.h"
 
 #include <fcntl.h>
 #include <stdio.h>

@@ -5,8 +5,8 @@
  * What can be done later, or not at all, is for processors that would be idle. A lower priority
  * would not do: who is preempted while holding a lock keeps it for as long as others are busy.
  */
-#ifndef TMEMFS_IDLE_H
-#define TMEMFS_IDLE_H
+#ifndef TM_IDLE_H
+#define TM_IDLE_H
 
 #include <stdbool.h>
 
