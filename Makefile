@@ -198,7 +198,7 @@ bench-nbd: ## the swap device alone, beside nbdkit's memory and zram: ROUNDS=5 S
 bench-system: ## a compiler that needs 1.5 times its memory, with us, zram or a disk as swap
 	$(Q)$(MAKE) --no-print-directory deps
 	$(Q)$(MAKE) --no-print-directory tests
-	$(Q)bench/bench-system compile
+	$(Q)bench/bench-system own compile
 
 bench-fs: ## the mount alone, beside bindfs, mergerfs, libfuse and rclone: ROUNDS=3 FILES=8000 (at most 15 minutes)
 	$(Q)$(MAKE) --no-print-directory deps PEERS='bindfs mergerfs rclone sqlite3 e2fsprogs'
