@@ -19,11 +19,13 @@ static int entry_of(struct tm_store *s, uint64_t slot, struct tm_encoded encoded
 {
 	int rc = tm_log_view(s->arena, slot, ret_entry);
 
+	if (rc < 0)
+		return rc;
 	ret_entry->codec = encoded.codec;
 	ret_entry->bytes = encoded.bytes;
 	ret_entry->payload = encoded.payload;
 	ret_entry->check = tm_entry_check(ret_entry);
-	return rc;
+	return 0;
 }
 
 void tm_page_unpack(struct tm_store *s, struct tm_pool *p, const struct tm_handle *h, uint64_t slot,
