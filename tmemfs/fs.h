@@ -9,11 +9,11 @@
  *             fs_dir.c   directories                   known.h   what need not be asked again
  *             fs_xattr.c                               pin.h     files that are kept warm
  *             fs_ioctl.c what tmemctl asks, file flags  killpriv.h set-user-id bits that go
+ *             fs_lock.c  flock, fcntl                  locks.h   locks, lockwait.h who waits
  *
  * Conventions: an operation computes 0 or -errno and replies exactly once, at its end. The kernel
  * keeps the inodes that it names in a request alive until the reply. Permissions were checked by
- * the kernel (default_permissions). Locks (flock, fcntl) are the kernel's: they hold among the
- * users of the mount.
+ * the kernel (default_permissions).
  */
 #ifndef TMEMFS_FS_H
 #define TMEMFS_FS_H
@@ -48,6 +48,8 @@ struct tm_mount {
 	struct tm_meta *meta;
 	struct tm_notifier *notifier;    /* for opens */
 	struct tm_notifier *invalidator; /* for what others changed */
+	struct tm_locks *locks;          /* NULL: locks are the kernel's, among the mount's users */
+	struct tm_lockwait *lockwait;
 	double attr_timeout;
 	double entry_timeout;
 	double negative_timeout;
@@ -74,6 +76,8 @@ struct tm_file {
 	_Atomic int fd;          /* -1: not needed so far */
 	struct tm_source source; /* this file, for who reads ahead in it */
 	_Atomic int plain_fd;    /* -1, or: without O_APPEND, for pages that mmap wrote */
+	_Atomic int flock_fd;    /* -1, or: what flock(2) locks */
+	_Atomic bool flocked;    /* it does */
 	/* Until its first read, if its open made the kernel drop pages: tm_cache_verify()'s. Else
 	 * 0. */
 	_Atomic uint64_t drop_epoch;
@@ -209,6 +213,16 @@ void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void tm_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void tm_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void tm_op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
+
+/* fs_lock.c */
+void tm_op_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, int operation);
+void tm_op_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock);
+void tm_op_setlk(
+	fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock, int sleep);
+
+/* A process closed the file; or the last one did. Before anything else of it is given up. */
+void tm_fs_unlock_owner(struct tm_mount *mount, struct tm_inode *inode, uint64_t owner);
+void tm_fs_unlock_file(struct tm_mount *mount, struct tm_file *file);
 
 /* fs_data.c */
 void tm_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);

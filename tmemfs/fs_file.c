@@ -52,6 +52,7 @@ static struct tm_file *file_new(struct tm_inode *inode, int fd, int flags)
 	if (fd < 0)
 		atomic_fetch_add(&inode->unopened, 1);
 	atomic_init(&file->plain_fd, -1);
+	atomic_init(&file->flock_fd, -1);
 	atomic_init(&file->refs, 1);
 	return file;
 }
@@ -199,7 +200,8 @@ static void fill_info(struct tm_mount *mount, struct fuse_file_info *fi, struct 
 	(void)mount;
 #endif
 	fi->keep_cache = verdict == TM_VERDICT_SAME;
-	fi->noflush = (file->flags & O_ACCMODE) == O_RDONLY;
+	/* A lock that was asked for through it goes when it is released at the latest. */
+	fi->noflush = (file->flags & O_ACCMODE) == O_RDONLY && !atomic_load(&file->inode->locked);
 }
 
 /*
@@ -429,6 +431,7 @@ void tm_op_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, struct fuse_f
 void tm_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	(void)ino;
+	tm_fs_unlock_file(tm_mount_of(req), tm_file_of(fi));
 	tm_file_unref(tm_file_of(fi));
 	fuse_reply_err(req, 0);
 }
@@ -436,9 +439,11 @@ void tm_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 /* A network file system reports a failed write when a descriptor is closed: close one. */
 void tm_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	int fd = dup(atomic_load(&tm_file_of(fi)->fd)); /* -1: nothing was written */
+	struct tm_file *file = tm_file_of(fi);
+	int fd = dup(atomic_load(&file->fd)); /* -1: nothing was written */
 
 	(void)ino;
+	tm_fs_unlock_owner(tm_mount_of(req), file->inode, fi->lock_owner);
 	tm_reply_rc(req, fd < 0 ? 0 : close(fd) == 0 ? 0 : -errno);
 }
 

@@ -37,6 +37,8 @@ void tm_op_init(void *userdata, struct fuse_conn_info *conn)
 	if (mount->direct)
 		conn->want |= FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
 #endif
+	if (!mount->locks)
+		conn->want &= ~(unsigned int)(FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS);
 	/* A delayed write would land at an old end of the file. */
 	conn->want &= ~FUSE_CAP_WRITEBACK_CACHE;
 	/* Default ACLs replace the umask, so whoever creates must know both: the backing. */

@@ -38,7 +38,9 @@ struct tm_inode {
 	_Atomic unsigned int unopened; /* open files without a descriptor of their own */
 	_Atomic unsigned int writing;  /* writes under way */
 	_Atomic bool raced;            /* somebody has read meanwhile */
-	_Atomic bool sxid; /* the kernel was told of a set-user-id or set-group-id bit */
+	_Atomic unsigned int flocks;   /* open files that hold an flock(2) of the backing's */
+	_Atomic bool locked; /* somebody has asked for an fcntl(2) lock of the backing's */
+	_Atomic bool sxid;   /* the kernel was told of a set-user-id or set-group-id bit */
 
 	/* Table lock. */
 	struct tm_inode *next_hash;

@@ -19,6 +19,8 @@
 #include "tmemfs/creds.h"
 #include "tmemfs/fs.h"
 #include "tmemfs/killpriv.h"
+#include "tmemfs/locks.h"
+#include "tmemfs/lockwait.h"
 #include "tmemfs/loop.h"
 #include "tmemfs/options.h"
 #include "tmemfs/pin.h"
@@ -260,12 +262,15 @@ static int open_inodes(struct run *run)
 	int rc = -ENOMEM;
 
 	run->mount.meta = tm_meta_new(tm_fs_ns(run->mount.attr_timeout), known_bytes);
-	if (run->mount.meta)
+	if (!run->options.locks_here)
+		run->mount.locks = tm_locks_new();
+	if (run->mount.meta && (run->mount.locks || run->options.locks_here))
 		rc = tm_inodes_open(run->root_fd, on_inode_free, run, &run->mount.inodes);
 	else
 		close(run->root_fd);
 	if (rc < 0) {
 		complain("", run->backing, strerror(-rc));
+		tm_locks_free(run->mount.locks);
 		return rc;
 	}
 	tm_inodes_keep(run->mount.inodes,
@@ -372,6 +377,8 @@ static int serve(struct run *run)
 		rc = tm_notifier_start(session, &run->mount.notifier);
 	if (rc == 0)
 		rc = tm_notifier_start(session, &run->mount.invalidator);
+	if (rc == 0 && run->mount.locks)
+		rc = tm_lockwait_start(&run->mount, &run->mount.lockwait);
 	if (rc == 0)
 		rc = tm_pins_start(&run->mount, pins_limit(run), &run->mount.pins);
 	if (rc == 0 && run->options.watch)
@@ -382,6 +389,7 @@ static int serve(struct run *run)
 		complain("", run->mountpoint, strerror(-rc));
 
 	tm_watch_stop(run->watch);
+	tm_lockwait_stop(run->mount.lockwait);
 	tm_notifier_drain(run->mount.notifier);
 	tm_notifier_drain(run->mount.invalidator);
 	fuse_session_unmount(session);
@@ -394,6 +402,7 @@ fail_mount:
 fail_signals:
 	fuse_session_destroy(session);
 fail_session:
+	tm_locks_free(run->mount.locks);
 	tm_inodes_close(run->mount.inodes);
 fail_inodes:
 	tm_meta_free(run->mount.meta);

@@ -23,11 +23,10 @@ struct job {
 	off_t len;  /* 0: to the end */
 	char *name; /* NULL, or: this name in `ino`, instead */
 
-	/* NULL: nothing to answer */
-	fuse_req_t req;
+	fuse_req_t req; /* NULL, or: an open to answer */
 	struct fuse_file_info fi;
-	void (*opened)(void *arg, int rc);
-	void *opened_arg;
+	void (*done)(void *arg, int rc); /* NULL: nobody wants to know */
+	void *done_arg;
 };
 
 struct tm_notifier {
@@ -70,8 +69,8 @@ static void job_run(struct tm_notifier *notifier, struct job *job)
 		tell_name(notifier->session, job->ino, job->name);
 	else
 		fuse_lowlevel_notify_inval_inode(notifier->session, job->ino, job->from, job->len);
-	if (job->req)
-		job->opened(job->opened_arg, fuse_reply_open(job->req, &job->fi));
+	if (job->done)
+		job->done(job->done_arg, job->req ? fuse_reply_open(job->req, &job->fi) : 0);
 	free(job->name);
 	free(job);
 }
@@ -125,8 +124,23 @@ void tm_notify_open(struct tm_notifier *notifier, fuse_req_t req, fuse_ino_t ino
 	job->from = -1;
 	job->req = req;
 	job->fi = *fi;
-	job->opened = opened;
-	job->opened_arg = opened_arg;
+	job->done = opened;
+	job->done_arg = opened_arg;
+	job_add(notifier, job);
+}
+
+void tm_notify_pages_then(
+	struct tm_notifier *notifier, fuse_ino_t ino, void (*done)(void *arg, int rc), void *arg)
+{
+	struct job *job = calloc(1, sizeof(*job));
+
+	if (!job) {
+		done(arg, -ENOMEM);
+		return;
+	}
+	job->ino = ino;
+	job->done = done;
+	job->done_arg = arg;
 	job_add(notifier, job);
 }
 

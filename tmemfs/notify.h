@@ -35,6 +35,10 @@ void tm_notify_open(struct tm_notifier *notifier, fuse_req_t req, fuse_ino_t ino
 /* Make the kernel drop the pages and attributes of `ino`, soon. */
 void tm_notify_pages(struct tm_notifier *notifier, fuse_ino_t ino);
 
+/* The same, and then call `done`, without locks: with 0, or -ENOMEM when nothing was dropped. */
+void tm_notify_pages_then(
+	struct tm_notifier *notifier, fuse_ino_t ino, void (*done)(void *arg, int rc), void *arg);
+
 /* The same for the pages of a range that is not empty. */
 void tm_notify_range(struct tm_notifier *notifier, fuse_ino_t ino, off_t from, off_t len);
 

@@ -45,6 +45,7 @@ enum kind {
 	KIND_LIST,        /* const char *[TM_EXCLUDE_MAX + 1], one more each time */
 	KIND_UUID,        /* the same */
 	KIND_RECOMPRESS,  /* enum tm_recompress, on or off */
+	KIND_LOCKS,       /* bool, true for the mount's own */
 };
 
 struct row {
@@ -85,6 +86,9 @@ static const struct row rows[] = {
 	{"stale-ok", KIND_ON, FIELD(stale_ok), 0, 0, "",
 		"while BACKING fails, show what is cached, however old"},
 	{"watch", KIND_ON, FIELD(watch), 0, 0, "", "see at once what others change in BACKING"},
+	{"locks", KIND_LOCKS, FIELD(locks_here), 0, 0, "backing|mount",
+		"flock and fcntl locks hold against all users of BACKING (default), or of the "
+		"mount"},
 	{"inodes", KIND_NUMBER, FIELD(inodes), 0, INODES_MAX, "N",
 		"most files to remember that the kernel has forgotten"},
 	{"threads", KIND_NUMBER, FIELD(threads), 1, THREADS_MAX, "N",
@@ -188,6 +192,7 @@ static const struct {
 	{"tmpfile", "no, libfuse 3.17 has it"},
 #endif
 	{"handle_killpriv_v2", "yes"},
+	{"locks", "yes, -o locks="},
 	{"splice", "no"},
 #ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
 	{"parallel_direct_writes", "yes"},
@@ -321,6 +326,9 @@ static int set_value(struct tm_fs_options *options, const struct row *row, const
 		*(enum tm_recompress *)field =
 			strcmp(value, "on") == 0 ? TM_RECOMPRESS_ON : TM_RECOMPRESS_OFF;
 		return strcmp(value, "on") == 0 || strcmp(value, "off") == 0 ? 0 : -EINVAL;
+	case KIND_LOCKS:
+		*(bool *)field = strcmp(value, "mount") == 0;
+		return *(bool *)field || strcmp(value, "backing") == 0 ? 0 : -EINVAL;
 	case KIND_LIST:
 		return append(field, value);
 	case KIND_UUID:

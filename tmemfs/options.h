@@ -37,6 +37,7 @@ struct tm_fs_options {
 	bool ask_on_open;
 	bool watch;
 	bool stale_ok;
+	bool locks_here; /* locks are the mount's own */
 	bool foreground;
 	bool debug;
 	bool subtype;
