@@ -51,6 +51,13 @@ struct tm_export *tm_exports_next(const struct tm_export *e)
 	return next < count ? &table[next] : NULL;
 }
 
+struct tm_export *tm_exports_for_client(const char *name)
+{
+	struct tm_export *e = tm_exports_find(name);
+
+	return !e && count == 1 && !*table[0].name ? &table[0] : e;
+}
+
 struct tm_export *tm_exports_find(const char *name)
 {
 	for (struct tm_export *e = NULL; (e = tm_exports_next(e));)

@@ -2,7 +2,7 @@
 /*
  * exports.h - the devices of a server, and the parameters that say what they are
  *
- *      size=8G                                      one device, for clients that ask for no name
+ *      size=8G                                      one device, whatever name clients ask for
  *      export=web1 size=8G  export=web2 size=16G    one device each, for clients that ask for it
  *
  * A parameter belongs to the last export= before it; without one to the export that has no name.
@@ -55,6 +55,10 @@ struct tm_export *tm_exports_next(const struct tm_export *e);
 
 /* NULL: there is none of this name. */
 struct tm_export *tm_exports_find(const char *name);
+
+/* The one that a client gets which asks for `name`, or NULL. A server whose only device has no name
+ * gives it to everybody, as nbdkit's plugins do that know no names. */
+struct tm_export *tm_exports_for_client(const char *name);
 
 /* "export NAME: ", or nothing for the one without a name: how a message about it begins. */
 const char *tm_export_label(const struct tm_export *e, char buf[static TM_EXPORT_NAME_MAX + 16]);

@@ -283,7 +283,7 @@ static int tmem_list_exports(int readonly, int is_tls, struct nbdkit_exports *ex
 static void *tmem_open(int readonly)
 {
 	const char *name = nbdkit_export_name();
-	struct tm_export *e = name ? tm_exports_find(name) : NULL;
+	struct tm_export *e = name ? tm_exports_for_client(name) : NULL;
 
 	(void)readonly;
 	/* The name is a stranger's, and stays out of the log. */

@@ -134,6 +134,12 @@ names() { nbdinfo --list --json "$(uri '')" | jq -c '[.exports[]."export-name"]'
 	[ "$(nbdinfo --size "$(uri a)")" = $((4 << 20)) ]
 }
 
+@test "the only device, without a name, is for whoever asks for any" {
+	serve size=4M
+	for name in '' a any%20name; do [ "$(nbdinfo --size "$(uri "$name")")" = $((4 << 20)) ]; done
+	[ "$(names)" = '[""]' ]
+}
+
 @test "each export is a device of its own, and a full one fails alone" {
 	serve export=small size=64M limit=4M export=large size=64M limit=64M export=disk size=64M limit=4M fallback="$T/fb"
 	fill "$T/a" 1000000 1M
