@@ -244,6 +244,7 @@ lint: ## layers, formatting, cppcheck, both compilers
 		--enable=warning,performance,portability --suppress=missingIncludeSystem --suppress=internalAstError core tmemfs nbd-plugin tools
 	$(Q)$(MAKE) --no-print-directory B=build/clang CC=clang CFLAGS='-O1 -g -Werror' tests
 	$(Q)$(MAKE) --no-print-directory B=build/gcc-werror CC=gcc CFLAGS='-O2 -g -Werror' tests
+	$(Q)tests/lint-symbols build/gcc-werror
 
 format: ## rewrite the sources with clang-format
 	$(Q)clang-format -i $(SOURCES)

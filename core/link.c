@@ -48,6 +48,7 @@
 #define BACKOFF_VERSION_MS 10000
 #define REPLY_TIMEOUT_MS   10000
 #define RECLAIM_TIMEOUT_MS 2000
+#define DYING_MS           500 /* until the host has seen that a client was killed */
 #define THREAD_STACK       (256u << 10)
 #define HURRY_NICE         (-10)
 
@@ -234,9 +235,17 @@ static int link_ask(
 
 static int link_keep(struct tm_link *link, struct tm_conn *conn, const char *what, int fd)
 {
+	json_t *arguments;
+	int rc;
+
 	if (fd < 0)
 		return 0;
-	return link_ask(link, conn, "keep", json_pack("{s:s}", "what", what), fd);
+	arguments = json_pack("{s:s}", "what", what);
+	if (link->params.cache)
+		json_object_set_new(arguments, "cache", json_true());
+	rc = link_ask(link, conn, "keep", arguments, fd);
+	/* Another client of this name keeps its own, say. */
+	return rc == -EACCES && link->params.cache ? 0 : rc;
 }
 
 /* Hand over the ledger, then what shall be kept. */
@@ -501,20 +510,32 @@ static int dial_patiently(const char *path, struct tm_conn **ret_conn)
 	return rc;
 }
 
-int tm_link_reclaim(
-	const char *socket, const char *name, const char *type, struct tm_legacy *ret_legacy)
+static int reclaim_once(const char *path, const char *name, const char *type, bool patient,
+	struct tm_legacy *ret_legacy)
 {
-	TM_AUTO_FREE char *path = tm_socket_path(socket);
 	struct tm_conn *conn;
-	int rc;
+	int rc = patient ? dial_patiently(path, &conn) : tm_conn_dial(path, &conn);
 
-	if (!path)
-		return -ENOMEM;
-	rc = dial_patiently(path, &conn);
 	if (rc < 0)
 		return rc;
 	rc = reclaim_all(conn, name, type, ret_legacy);
 	tm_conn_close(conn);
+	return rc;
+}
+
+int tm_link_reclaim(const char *socket, const char *name, const char *type, bool patient,
+	struct tm_legacy *ret_legacy)
+{
+	const struct timespec pause = {.tv_nsec = BACKOFF_MIN_MS * 1000000 / 2};
+	TM_AUTO_FREE char *path = tm_socket_path(socket);
+	uint64_t until = tm_now_ns() + DYING_MS * 1000000ull;
+	int rc;
+
+	if (!path)
+		return -ENOMEM;
+	while ((rc = reclaim_once(path, name, type, patient, ret_legacy)) == -EBUSY && !patient &&
+		tm_now_ns() < until)
+		nanosleep(&pause, NULL);
 	return rc;
 }
 

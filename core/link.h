@@ -77,6 +77,7 @@ struct tm_link_params {
 	 * the store and the front end's own state. Borrowed like ledger_fd; -1: nothing. */
 	int store_fd, state_fd;
 	bool successor; /* they are what tm_link_reclaim() gave */
+	bool cache;     /* nothing depends on it: a host that does not keep it will do as well */
 
 	struct tm_link_ops ops;
 };
@@ -87,12 +88,13 @@ struct tm_legacy {
 	uint32_t segment_bytes; /* of the store */
 };
 
-/* Ask the host for it. Waits for the host at most 2 s a question, and so long for another one where
- * one was killed; starts none. 0 and *ret_legacy;
+/* Ask the host for it. Waits for the host at most 2 s a question, and, if `patient`, so long for
+ * another one where one was killed; if not, a moment for the client to be gone that left it.
+ * Starts no host. 0 and *ret_legacy;
  * -ENOENT nothing there; -EBUSY such a client is alive; -ENOENT, -ECONNREFUSED no host; -ETIMEDOUT,
  * -EAGAIN a host too busy to say; -errno. */
-int tm_link_reclaim(
-	const char *socket, const char *name, const char *type, struct tm_legacy *ret_legacy);
+int tm_link_reclaim(const char *socket, const char *name, const char *type, bool patient,
+	struct tm_legacy *ret_legacy);
 
 /* Start the thread; all strings are copied. 0; -ENOMEM; -ENAMETOOLONG a socket path that does not
  * fit a sockaddr_un; errno of pthread_create. */

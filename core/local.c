@@ -330,6 +330,43 @@ static int create_store(struct local *l, const struct tm_store_params *params)
 	return rc;
 }
 
+static void close_legacy(struct tm_legacy *legacy)
+{
+	if (legacy->store_fd >= 0)
+		close(legacy->store_fd);
+	if (legacy->state_fd >= 0)
+		close(legacy->state_fd);
+	*legacy = (struct tm_legacy){-1, -1, 0};
+}
+
+/* Take over what was left here; it stays the caller's after a failure. */
+static int take_over(struct local *l, const struct tm_open_params *params, struct tm_legacy *legacy,
+	const struct tm_store_params *store)
+{
+	struct tm_store_params like_it = *store;
+	int rc = lock_store(legacy->store_fd);
+
+	like_it.segment_bytes = legacy->segment_bytes;
+	return rc < 0 ? rc : tm_store_recover(&like_it, legacy->store_fd, params->warm, &l->store);
+}
+
+/* The same of a cache, or begin anew, whatever is in the way. */
+static int open_warm(struct local *l, const struct tm_open_params *params,
+	const struct tm_store_params *store, struct tm_legacy *ret_legacy)
+{
+	struct tm_legacy legacy = {-1, -1, 0};
+
+	if (wants_host(params->socket) &&
+		tm_link_reclaim(params->socket, params->name, params->type, false, &legacy) == 0) {
+		if (take_over(l, params, &legacy, store) == 0) {
+			*ret_legacy = legacy;
+			return 0;
+		}
+		close_legacy(&legacy);
+	}
+	return create_store(l, store);
+}
+
 /* Take over what a predecessor left, else begin anew and leave *ret_legacy alone. */
 static int open_store(
 	struct local *l, const struct tm_open_params *params, struct tm_legacy *ret_legacy)
@@ -347,27 +384,18 @@ static int open_store(
 	struct tm_legacy legacy = {-1, -1, 0};
 	int rc = -ENOENT;
 
+	if (params->warm)
+		return open_warm(l, params, &store, ret_legacy);
 	if (params->survive && wants_host(params->socket))
-		rc = tm_link_reclaim(params->socket, params->name, params->type, &legacy);
+		rc = tm_link_reclaim(params->socket, params->name, params->type, true, &legacy);
 	/* Not knowing is no reason to begin anew. */
 	if (rc == -EBUSY || rc == -ETIMEDOUT || rc == -EAGAIN)
 		return rc;
-	if (rc < 0) {
-		rc = create_store(l, &store);
-	} else {
-		store.segment_bytes = legacy.segment_bytes;
-		rc = lock_store(legacy.store_fd);
-		if (rc == 0)
-			rc = tm_store_recover(&store, legacy.store_fd, false, &l->store);
-	}
-	if (rc == 0) {
+	rc = rc < 0 ? create_store(l, &store) : take_over(l, params, &legacy, &store);
+	if (rc == 0)
 		*ret_legacy = legacy;
-		return 0;
-	}
-	if (legacy.store_fd >= 0)
-		close(legacy.store_fd);
-	if (legacy.state_fd >= 0)
-		close(legacy.state_fd);
+	else
+		close_legacy(&legacy);
 	return rc;
 }
 
@@ -381,7 +409,8 @@ static int start_link(
 		.weight = params->weight,
 		.ledger_fd = l->ledger_fd,
 		.start_host = params->start_host,
-		.store_fd = params->survive ? tm_store_fd(l->store) : -1,
+		.store_fd = params->survive || params->warm ? tm_store_fd(l->store) : -1,
+		.cache = params->warm,
 		.state_fd = state_fd,
 		.successor = successor,
 		.sharer = params->on_sharer ? on_sharer : NULL,

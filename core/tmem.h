@@ -303,6 +303,15 @@ struct tm_open_params {
 	bool survive;
 	int (*state)(void *opaque, int predecessor_fd);
 
+	/*
+	 * Warm: the same for ephemeral pools, as far as that costs nobody anything. What this
+	 * client has cached stays with the host when its process dies, until somebody needs the
+	 * memory or some minutes have passed; the next client of its name, type and user finds it.
+	 * Nothing of that is a reason for tm_open to fail, or to wait for a host. Without
+	 * `survive`.
+	 */
+	bool warm;
+
 	/* For the server of a shared pool. Not NULL: a host calls on `listen_fd` (borrowed), and
 	 * none is dialled. A sharer of user `uid` is at the other end of `fd`, the callee's; or,
 	 * with -1, that user is no longer let in. From the host link's thread. */

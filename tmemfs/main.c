@@ -201,6 +201,7 @@ static int open_cache(struct run *run)
 							    : tm_limit_default(),
 				.start_host = true,
 				.recompress = run->options.recompress,
+				.warm = true,
 			},
 		.order = run->options.order,
 		.dedup = run->options.dedup,
@@ -429,7 +430,7 @@ int main(int argc, char **argv)
 	if (parsed != TM_PARSED_RUN)
 		return parsed == TM_PARSED_DONE ? 0 : 2;
 	if (run.options.recover) {
-		rc = tm_recover(run.options.mountpoint);
+		rc = tm_recover_mount(run.options.mountpoint);
 		if (rc < 0)
 			complain("cannot recover", run.options.mountpoint, strerror(-rc));
 		return rc < 0 ? 1 : 0;

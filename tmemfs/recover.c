@@ -39,7 +39,7 @@ static int unmount_as_user(const char *mountpoint)
 	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EPERM;
 }
 
-int tm_recover(const char *mountpoint)
+int tm_recover_mount(const char *mountpoint)
 {
 	int rc = 0;
 

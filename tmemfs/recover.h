@@ -10,6 +10,6 @@
  * was nothing to do; else -errno, of statx or umount2 (without root: what fusermount3 made of it is
  * -EPERM). A mount that is served is left alone.
  */
-int tm_recover(const char *mountpoint);
+int tm_recover_mount(const char *mountpoint);
 
 #endif

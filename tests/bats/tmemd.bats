@@ -310,6 +310,7 @@ contains_file() { grep -qF "$2" "$1" || { cat "$1"; return 1; }; }
 	is a frozen false
 	stop_host
 	retry 10 host
+	retry 10 clients_are 1 # a is back
 	client b -n b
 	is b frozen false
 }

@@ -6,25 +6,25 @@
 #include <string.h>
 
 #include "core/util.h"
-#include "tools/common/table.h"
+#include "tools/common/grid.h"
 #include "tools/tmemctl/ctl.h"
 
-static void add_size(struct tm_table *table, const json_t *object, const char *key)
+static void add_size(struct tm_grid *table, const json_t *object, const char *key)
 {
 	char text[TM_SIZE_TEXT_MAX];
 
 	if (json_is_integer(json_object_get(object, key)))
-		tm_table_add(table, tm_size_format(tm_tool_number(object, key), text));
+		tm_grid_add(table, tm_size_format(tm_tool_number(object, key), text));
 	else
-		tm_table_add(table, "-");
+		tm_grid_add(table, "-");
 }
 
-static void add_integer(struct tm_table *table, const json_t *object, const char *key)
+static void add_integer(struct tm_grid *table, const json_t *object, const char *key)
 {
 	char text[TM_CELL_MAX];
 
 	snprintf(text, sizeof(text), "%llu", (unsigned long long)tm_tool_number(object, key));
-	tm_table_add(table, text);
+	tm_grid_add(table, text);
 }
 
 static void print_host(const json_t *host)
@@ -49,14 +49,14 @@ static void print_clients(const json_t *clients)
 {
 	static const char *const titles[] = {">ID", "CLIENT", "TYPE", ">PID", ">USED", ">GRANTED",
 		">LIMIT", ">CAP", ">FREEABLE", ">WEIGHT", "COMPRESS", "STATE"};
-	struct tm_table *table = tm_table_new(titles, TM_ARRAY_SIZE(titles));
+	struct tm_grid *table = tm_grid_new(titles, TM_ARRAY_SIZE(titles));
 	const json_t *client;
 	size_t i;
 
 	json_array_foreach (clients, i, client) {
 		add_integer(table, client, "id");
-		tm_table_add(table, tm_tool_string(client, "name"));
-		tm_table_add(table, tm_tool_string(client, "type"));
+		tm_grid_add(table, tm_tool_string(client, "name"));
+		tm_grid_add(table, tm_tool_string(client, "type"));
 		add_integer(table, client, "pid");
 		add_size(table, client, "used_bytes");
 		add_size(table, client, "granted_bytes");
@@ -64,32 +64,32 @@ static void print_clients(const json_t *clients)
 		add_size(table, client, "cap_bytes");
 		add_size(table, client, "freeable_bytes");
 		add_integer(table, client, "weight");
-		tm_table_add(table, tm_tool_string(client, "compress"));
-		tm_table_add(table,
+		tm_grid_add(table, tm_tool_string(client, "compress"));
+		tm_grid_add(table,
 			json_is_false(json_object_get(client, "alive"))           ? "orphan"
 				: json_is_true(json_object_get(client, "held"))   ? "held"
 				: json_is_true(json_object_get(client, "frozen")) ? "frozen"
 										  : "active");
 	}
-	tm_table_print(table);
+	tm_grid_print(table);
 }
 
-static void add_pool(struct tm_table *table, const json_t *pool)
+static void add_pool(struct tm_grid *table, const json_t *pool)
 {
 	char text[TM_CELL_MAX];
 
-	tm_table_add(table, tm_tool_string(pool, "client"));
+	tm_grid_add(table, tm_tool_string(pool, "client"));
 	add_integer(table, pool, "id");
-	tm_table_add(table, tm_tool_string(pool, "name"));
-	tm_table_add(table, tm_tool_string(pool, "type"));
-	tm_table_add(table, tm_size_format(4096ull << tm_tool_number(pool, "order"), text));
+	tm_grid_add(table, tm_tool_string(pool, "name"));
+	tm_grid_add(table, tm_tool_string(pool, "type"));
+	tm_grid_add(table, tm_size_format(4096ull << tm_tool_number(pool, "order"), text));
 	add_integer(table, pool, "pages");
 	add_size(table, pool, "orig_bytes");
 	add_size(table, pool, "used_bytes");
-	tm_table_add(table,
+	tm_grid_add(table,
 		tm_tool_ratio((double)tm_tool_number(pool, "orig_bytes"),
 			(double)tm_tool_number(pool, "used_bytes"), text));
-	tm_table_add(table,
+	tm_grid_add(table,
 		tm_tool_ratio(100.0 * (double)tm_tool_number(pool, "hits"),
 			(double)tm_tool_number(pool, "gets"), text));
 }
@@ -98,7 +98,7 @@ static void print_pools(const json_t *clients)
 {
 	static const char *const titles[] = {"CLIENT", ">ID", "POOL", "TYPE", ">PAGE", ">PAGES",
 		">ORIG", ">USED", ">RATIO", ">HIT%"};
-	struct tm_table *table = tm_table_new(titles, TM_ARRAY_SIZE(titles));
+	struct tm_grid *table = tm_grid_new(titles, TM_ARRAY_SIZE(titles));
 	const json_t *client, *pool;
 	size_t i, j;
 
@@ -107,7 +107,7 @@ static void print_pools(const json_t *clients)
 			add_pool(table, pool);
 		}
 	}
-	tm_table_print(table);
+	tm_grid_print(table);
 }
 
 int ctl_list(struct ctl *ctl)
@@ -137,7 +137,7 @@ int ctl_list(struct ctl *ctl)
 int ctl_freeable(struct ctl *ctl)
 {
 	static const char *const titles[] = {">ID", "CLIENT", ">FREEABLE"};
-	struct tm_table *table;
+	struct tm_grid *table;
 	const json_t *client;
 	json_t *result;
 	size_t i;
@@ -148,18 +148,18 @@ int ctl_freeable(struct ctl *ctl)
 	if (ctl->json) {
 		tm_tool_print_json(result);
 	} else {
-		table = tm_table_new(titles, TM_ARRAY_SIZE(titles));
+		table = tm_grid_new(titles, TM_ARRAY_SIZE(titles));
 		json_array_foreach (json_object_get(result, "clients"), i, client) {
 			add_integer(table, client, "id");
-			tm_table_add(table, tm_tool_string(client, "name"));
+			tm_grid_add(table, tm_tool_string(client, "name"));
 			add_size(table, client, "freeable_bytes");
 		}
 		if (ctl->count == 0) {
-			tm_table_add(table, "");
-			tm_table_add(table, "total");
+			tm_grid_add(table, "");
+			tm_grid_add(table, "total");
 			add_size(table, result, "freeable_bytes");
 		}
-		tm_table_print(table);
+		tm_grid_print(table);
 	}
 	json_decref(result);
 	return TM_EXIT_OK;
@@ -169,7 +169,7 @@ int ctl_policy(struct ctl *ctl)
 {
 	static const char *const titles[] = {">ID", "CLIENT", ">WEIGHT", "CURVE", ">SAMPLES",
 		">FLOOR", ">AIM", ">HITS%", ">GRANTED"};
-	struct tm_table *table;
+	struct tm_grid *table;
 	const json_t *client;
 	json_t *result;
 	size_t i;
@@ -185,25 +185,25 @@ int ctl_policy(struct ctl *ctl)
 	printf("policy: %s\n", tm_tool_string(result, "policy"));
 	if (strcmp(tm_tool_string(result, "policy"), "benefit") == 0 &&
 		json_array_size(json_object_get(result, "clients")) > 0) {
-		table = tm_table_new(titles, TM_ARRAY_SIZE(titles));
+		table = tm_grid_new(titles, TM_ARRAY_SIZE(titles));
 		json_array_foreach (json_object_get(result, "clients"), i, client) {
 			bool known = json_is_true(json_object_get(client, "known"));
 
 			add_integer(table, client, "id");
-			tm_table_add(table, tm_tool_string(client, "name"));
+			tm_grid_add(table, tm_tool_string(client, "name"));
 			add_integer(table, client, "weight");
-			tm_table_add(table, known ? "known" : "none");
+			tm_grid_add(table, known ? "known" : "none");
 			add_integer(table, client, "samples");
 			add_size(table, client, "floor_bytes");
 			add_size(table, client, "aim_bytes");
 			if (known)
 				add_integer(table, client, "aim_hits_percent");
 			else
-				tm_table_add(table, "-");
+				tm_grid_add(table, "-");
 			add_size(table, client, "granted_bytes");
 		}
 		putchar('\n');
-		tm_table_print(table);
+		tm_grid_print(table);
 	}
 	json_decref(result);
 	return TM_EXIT_OK;

@@ -12,7 +12,7 @@
 
 #include "core/fsctl.h"
 #include "core/util.h"
-#include "tools/common/table.h"
+#include "tools/common/grid.h"
 #include "tools/tmemctl/ctl.h"
 #include "tools/tmemctl/tree.h"
 
@@ -74,20 +74,20 @@ static json_t *path_json(const char *path)
 	return json_string(text);
 }
 
-static void add_cells(struct tm_table *table, const struct tm_fsctl_pinned_entry *e, char *path)
+static void add_cells(struct tm_grid *table, const struct tm_fsctl_pinned_entry *e, char *path)
 {
 	char text[TM_SIZE_TEXT_MAX];
 
-	tm_table_add(table, tm_size_format(e->bytes, text));
-	tm_table_add(table, e->kept == TM_FSCTL_NO_LOOK ? "-" : tm_size_format(e->kept, text));
+	tm_grid_add(table, tm_size_format(e->bytes, text));
+	tm_grid_add(table, e->kept == TM_FSCTL_NO_LOOK ? "-" : tm_size_format(e->kept, text));
 	for (char *p = path; *p; p++)
 		if ((unsigned char)*p < ' ' || *p == 0x7f)
 			*p = '?';
-	tm_table_add(table, *path ? path : "(unknown)");
+	tm_grid_add(table, *path ? path : "(unknown)");
 }
 
 /* Get all entries, for `table` or `array`. 0 or -errno. */
-static int list(int fd, struct tm_table *table, json_t *array)
+static int list(int fd, struct tm_grid *table, json_t *array)
 {
 	TM_AUTO_FREE struct tm_fsctl_pinned *part = calloc(1, sizeof(*part));
 
@@ -124,14 +124,14 @@ int ctl_pinned(struct ctl *ctl)
 	TM_AUTO_CLOSE int fd = open(ctl->args[0], O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	json_t *array = ctl->json ? json_array() : NULL, *json;
 	char pinned[TM_SIZE_TEXT_MAX], most[TM_SIZE_TEXT_MAX];
-	struct tm_table *table = NULL;
+	struct tm_grid *table = NULL;
 	struct tm_fsctl_about about;
 	int rc = fd < 0 || ioctl(fd, TM_FSCTL_ABOUT, &about) < 0 ? -errno : 0;
 
 	if (rc == 0 && about.magic != TM_FSCTL_MAGIC)
 		rc = -ENOTTY;
 	if (rc == 0 && !array) {
-		table = tm_table_new(titles, TM_ARRAY_SIZE(titles));
+		table = tm_grid_new(titles, TM_ARRAY_SIZE(titles));
 		rc = table ? 0 : -ENOMEM;
 	}
 	if (rc == 0)
@@ -149,7 +149,7 @@ int ctl_pinned(struct ctl *ctl)
 		return TM_EXIT_OK;
 	}
 	if (about.pinned_files > 0) {
-		tm_table_print(table);
+		tm_grid_print(table);
 		putchar('\n');
 	}
 	printf("%llu files, %s of at most %s\n", (unsigned long long)about.pinned_files,

@@ -134,6 +134,10 @@ static int run_keep(struct call *call)
 	if (client->kept[kept] >= 0)
 		close(client->kept[kept]);
 	client->kept[kept] = fd;
+	client->cache = json_is_true(arg(call, "cache"));
+	/* A cache is lost with its host. */
+	if (client->cache)
+		return 0;
 	tm_fdstore_keep(call->host, client, kept);
 	if (kept == TM_KEPT_STORE)
 		tm_orders_found(call->host, client);

@@ -64,6 +64,9 @@ static const struct setting settings[] = {
 	{"max-rate", 'R', false, true, NUMBER, "N",
 		"requests a second and connection (default: 1000)",
 		NUMBER_FIELD(max_rate, 1, 1000000)},
+	{"keep-caches", 'K', false, true, NUMBER, "SECONDS",
+		"how long what a killed mount had cached is kept for the next (default: 600)",
+		NUMBER_FIELD(keep_caches, 0, 1000000)},
 	{"config", 'c', true, false, TEXT, "FILE",
 		"read this file (default for root: " TM_CONFIG_FILE ")", 0, 0, 0},
 	{"foreground", 'f', true, false, FLAG, NULL,
@@ -330,7 +333,8 @@ int tm_config_read(int argc, char **argv, struct tm_config *ret_config, int *ret
 		.max_clients = TM_CLIENTS_MAX,
 		.max_connections = TM_CONTROL_MAX,
 		.max_line = TM_PROTO_LINE_MAX,
-		.max_rate = TM_CONFIG_RATE};
+		.max_rate = TM_CONFIG_RATE,
+		.keep_caches = TM_CONFIG_KEEP_CACHES};
 	const char *env = getenv("TMEM_SOCKET");
 	int rc = read_options(argc, argv, &cl, ret_status);
 

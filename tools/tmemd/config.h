@@ -11,11 +11,12 @@
 #include "tools/tmemd/auth.h"
 #include "tools/tmemd/policy.h"
 
-#define TM_CONFIG_FILE  "/etc/tmem/tmemd.conf"
-#define TM_IDLE_SECONDS 10
-#define TM_CONTROL_MAX  256u /* connections that have not joined */
-#define TM_CONFIG_RATE  1000u
-#define TM_CONFIG_SHARE UINT64_MAX /* a share of the memory there is, which may change */
+#define TM_CONFIG_FILE        "/etc/tmem/tmemd.conf"
+#define TM_IDLE_SECONDS       10
+#define TM_CONTROL_MAX        256u /* connections that have not joined */
+#define TM_CONFIG_RATE        1000u
+#define TM_CONFIG_KEEP_CACHES 600
+#define TM_CONFIG_SHARE       UINT64_MAX /* a share of the memory there is, which may change */
 
 struct tm_config {
 	char *socket;     /* malloc'ed */
@@ -24,6 +25,7 @@ struct tm_config {
 	unsigned int max_clients, max_connections; /* the latter: that have not joined */
 	unsigned int max_line;                     /* bytes of a request */
 	unsigned int max_rate;                     /* requests a second and connection */
+	unsigned int keep_caches;                  /* seconds; see leftover.h */
 	enum tm_policy policy;                     /* at the start */
 	struct tm_auths auths;                     /* who may join which shared pool */
 	bool foreground;

@@ -16,6 +16,7 @@
 #include "core/util.h"
 #include "tools/tmemd/fdstore.h"
 #include "tools/tmemd/lease.h"
+#include "tools/tmemd/leftover.h"
 #include "tools/tmemd/log.h"
 #include "tools/tmemd/policy.h"
 #include "tools/tmemd/session.h"
@@ -116,6 +117,10 @@ static int join_checked(struct tm_host *host, struct tm_session *session,
 	model.session = session;
 	model.kept[TM_KEPT_STORE] = model.kept[TM_KEPT_STATE] = -1;
 	client = tm_registry_orphan(host->registry, model.name, model.type, model.uid);
+	if (client && client->cache && !join->successor) {
+		tm_leftover_drop(host, client, "another client of its name begins anew");
+		client = NULL;
+	}
 	if (!client && tm_registry_count(host->registry) >= host->config.max_clients)
 		rc = -ENOSPC;
 	else if (!client)

@@ -26,6 +26,7 @@
 
 #include "core/util.h"
 #include "tools/tmemd/benefit.h"
+#include "tools/tmemd/leftover.h"
 #include "tools/tmemd/policy.h"
 #include "tools/tmemd/session.h"
 #include "tools/tmemd/watch.h"
@@ -267,6 +268,16 @@ void tm_lease_set_policy(struct tm_host *host, enum tm_policy policy)
 
 /* ---------------------------------------------------------------------------------------------- */
 
+/* Does anybody alive get less than it could use? */
+static bool is_short(struct tm_client **clients, const struct tm_share *shares, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (clients[i]->session &&
+			shares[i].granted < TM_MIN(shares[i].want, shares[i].ceiling))
+			return true;
+	return false;
+}
+
 void tm_lease_update(struct tm_host *host)
 {
 	struct tm_share shares[TM_CLIENTS_MAX];
@@ -323,4 +334,5 @@ void tm_lease_update(struct tm_host *host)
 		if (!tm_lease_cap_holds(clients[i]))
 			host->lease_ns = now + INTERVAL_FAST_NS;
 	}
+	tm_leftover_review(host, now, host->total < used || is_short(clients, shares, count));
 }

@@ -150,7 +150,7 @@ static void write_orders(FILE *file, const void *opaque)
 	if (host->all_frozen)
 		fprintf(file, "frozen\n");
 	for (struct tm_client *c = NULL; (c = tm_registry_next(host->registry, c));)
-		if (c->kept[TM_KEPT_STORE] >= 0)
+		if (c->kept[TM_KEPT_STORE] >= 0 && !c->cache)
 			write_kept(file, c->name, c->type, c->uid);
 	for (size_t i = 0; i < o->missing_count; i++)
 		write_kept(file, o->missing[i].name, o->missing[i].type, o->missing[i].uid);
@@ -160,7 +160,7 @@ static void write_orders(FILE *file, const void *opaque)
 static bool is_worth_a_file(const struct tm_host *host)
 {
 	for (struct tm_client *c = NULL; (c = tm_registry_next(host->registry, c));)
-		if (c->kept[TM_KEPT_STORE] >= 0)
+		if (c->kept[TM_KEPT_STORE] >= 0 && !c->cache)
 			return true;
 	return host->policy != host->config.policy || host->all_frozen ||
 		host->orders->missing_count > 0;

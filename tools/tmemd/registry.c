@@ -175,8 +175,9 @@ void tm_client_orphaned(struct tm_client *client)
 
 	client->session = NULL;
 	client->pid = 0;
-	atomic_store(&l->freeable_bytes, 0);
-	atomic_store(&l->persistent_bytes, tm_client_read(&l->used_bytes));
+	client->orphaned_ns = tm_now_ns();
+	atomic_store(&l->freeable_bytes, client->cache ? tm_client_read(&l->used_bytes) : 0);
+	atomic_store(&l->persistent_bytes, client->cache ? 0 : tm_client_read(&l->used_bytes));
 	atomic_store(&l->want_bytes, tm_client_read(&l->used_bytes));
 }
 

@@ -43,6 +43,8 @@ struct tm_client {
 	int ledger_fd;               /* its ledger's, for fdstore.c; -1 where that is not needed */
 	bool fd_stored;              /* systemd has them, too */
 	bool took_leave;             /* what was kept is of no use any more */
+	bool cache;                  /* what is kept may go, see leftover.h */
+	uint64_t orphaned_ns;        /* when its process died */
 	uint64_t shrink_asked_ns;    /* when the last `shrink` went out; 0: never */
 	uint64_t used_seen, grew_ns; /* used_bytes at the last look, and when it rose last */
 	uint64_t transfer;           /* ticket of the save or restore under way; 0: none */

@@ -25,6 +25,7 @@
 
 #include "core/util.h"
 #include "tools/tmemd/lease.h"
+#include "tools/tmemd/leftover.h"
 #include "tools/tmemd/policy.h"
 #include "tools/tmemd/session.h"
 
@@ -160,7 +161,10 @@ int tm_wait_flush(struct tm_host *host, struct tm_session *session, const json_t
 	wait->kind = WAIT_FLUSH;
 	wait->goal = bytes;
 	wait->only = only ? only->id : 0;
-	flush_round(wait);
+	/* What nobody uses goes first. */
+	wait->released = tm_leftover_release(host, wait->only, bytes);
+	if (wait->released < wait->goal)
+		flush_round(wait);
 	wait_advance(wait);
 	return 0;
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * table.c - columns as wide as what is in them
+ * grid.c - columns as wide as what is in them
  *
  * All cells are kept, in one array row after row, until the widths are known.
  */
-#include "tools/common/table.h"
+#include "tools/common/grid.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,22 +12,22 @@
 
 #include "core/util.h"
 
-struct tm_table {
+struct tm_grid {
 	const char *const *titles;
 	size_t columns, cells, room;
 	char **text;
 };
 
-struct tm_table *tm_table_new(const char *const *titles, size_t columns)
+struct tm_grid *tm_grid_new(const char *const *titles, size_t columns)
 {
-	struct tm_table *table = calloc(1, sizeof(*table));
+	struct tm_grid *table = calloc(1, sizeof(*table));
 
 	if (table)
-		*table = (struct tm_table){.titles = titles, .columns = columns};
+		*table = (struct tm_grid){.titles = titles, .columns = columns};
 	return table;
 }
 
-void tm_table_add(struct tm_table *table, const char *text)
+void tm_grid_add(struct tm_grid *table, const char *text)
 {
 	if (!table)
 		return;
@@ -43,12 +43,12 @@ void tm_table_add(struct tm_table *table, const char *text)
 	table->text[table->cells++] = strdup(text);
 }
 
-static const char *cell(const struct tm_table *table, size_t i)
+static const char *cell(const struct tm_grid *table, size_t i)
 {
 	return table->text[i] ? table->text[i] : "?";
 }
 
-static void print_cell(const struct tm_table *table, size_t column, size_t width, const char *text)
+static void print_cell(const struct tm_grid *table, size_t column, size_t width, const char *text)
 {
 	const char *gap = column ? "  " : "";
 
@@ -62,7 +62,7 @@ static void print_cell(const struct tm_table *table, size_t column, size_t width
 		putchar('\n');
 }
 
-void tm_table_print(struct tm_table *table)
+void tm_grid_print(struct tm_grid *table)
 {
 	if (!table)
 		return;
