@@ -37,7 +37,8 @@ CORE_SRC   := $(wildcard core/*.c)
 UNIT_SRC   := $(wildcard tests/unit/test_*.c)
 BENCH_SRC  := $(wildcard bench/*.c)
 FUZZ_SRC   := $(wildcard tests/fuzz/*.c)
-HELPER_SRC := $(filter-out %/faultio.c,$(wildcard tests/helpers/*.c))
+PRELOADS   := faultio umlregs
+HELPER_SRC := $(filter-out $(PRELOADS:%=tests/helpers/%.c),$(wildcard tests/helpers/*.c))
 TORTURE    := $(addprefix $(B)/tests/,fileops treeops racefiles)
 
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
@@ -53,7 +54,7 @@ PROGRAMS := $(if $(TMEMD_OBJ),$(B)/tmemd) $(if $(wildcard tools/tmemctl/*.c),$(B
 	$(if $(wildcard tools/tmemstat/*.c),$(B)/tmemstat) $(if $(KEEP_OBJ),$(B)/nbd-keep) $(if $(FS_OBJ),$(B)/tmemfs) \
 	$(if $(PLUGIN_OBJ),$(B)/nbdkit-tmem-plugin.so)
 UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
-HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(B)/tests/faultio.so \
+HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(PRELOADS:%=$(B)/tests/%.so) \
 	$(TORTURE)
 BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
@@ -112,7 +113,7 @@ $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/libtmem.a # libFuzzer, see fuzzers
 	$(call link,-fsanitize=fuzzer)
 $(B)/fuzz/curve: $(addprefix $(B)/obj/tools/tmemd/,benefit.o policy.o)
 $(B)/fuzz/protocol: $(filter-out %/main.o,$(TMEMD_OBJ))
-$(B)/tests/faultio.so: $(B)/obj/tests/helpers/faultio.o
+$(PRELOADS:%=$(B)/tests/%.so): $(B)/tests/%.so: $(B)/obj/tests/helpers/%.o
 	$(call link,-shared)
 $(B)/bench/together: $(addprefix $(B)/obj/tools/tmemd/,policy.o benefit.o)
 $(B)/bench/host: $(addprefix $(B)/obj/tools/tmemd/,machine.o cgroup.o)
