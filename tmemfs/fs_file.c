@@ -49,6 +49,7 @@ static struct tm_file *file_new(struct tm_inode *inode, int fd, int flags)
 	file->source = (struct tm_source){source_fd, source_ref, source_unref, file, {0}};
 	file->flags = flags;
 	atomic_init(&file->fd, fd);
+	atomic_fetch_add(&inode->opens, 1);
 	if (fd < 0)
 		atomic_fetch_add(&inode->unopened, 1);
 	atomic_init(&file->plain_fd, -1);
@@ -76,6 +77,7 @@ void tm_file_unref(struct tm_file *file)
 	else
 		atomic_fetch_sub(&file->inode->unopened, 1);
 	tm_fd_put(&file->place);
+	atomic_fetch_sub(&file->inode->opens, 1);
 	tm_inode_unref(file->inode);
 	free(file);
 }

@@ -35,7 +35,8 @@ struct tm_inode {
 	_Atomic bool excluded;         /* by its name: not to be cached */
 	_Atomic bool lost;             /* some were not put, as the queue was full */
 	_Atomic bool again;            /* it was opened since */
-	_Atomic unsigned int unopened; /* open files without a descriptor of their own */
+	_Atomic unsigned int opens;    /* open files */
+	_Atomic unsigned int unopened; /* of these, without a descriptor of their own */
 	_Atomic unsigned int writing;  /* writes under way */
 	_Atomic bool raced;            /* somebody has read meanwhile */
 	_Atomic bool sxid; /* the kernel was told of a set-user-id or set-group-id bit */
@@ -116,7 +117,7 @@ struct tm_inode *tm_inode_ref(struct tm_inode *inode);
 void tm_inode_unref(struct tm_inode *inode);
 
 /* The inode of `name` in `parent` if the kernel knows it: referenced, else NULL. With `keep`, it
- * stays reachable after that name is gone; *ret_last tells if it is the last one. */
+ * stays reachable after that name is gone, if that can matter to anybody; *ret_last tells if it is the last one. */
 struct tm_inode *tm_inode_find(
 	struct tm_inode *parent, const char *name, bool keep, bool *ret_last);
 
