@@ -6,6 +6,7 @@
  * write), mostly to hear that there are none: short answers, and that one, are remembered.
  */
 #include "tmemfs/fs.h"
+#include "tmemfs/call.h"
 
 #include <errno.h>
 #include <linux/limits.h>
@@ -106,8 +107,8 @@ static int xattr_known(
 	return rc;
 }
 
-/* A value that is too long to be remembered. */
-static void reply_long(fuse_req_t req, struct tm_inode *inode, const char *name, size_t size)
+/* A value that is too long to be remembered: as xattr_known(), but of up to `size` bytes. */
+static int xattr_long(struct tm_inode *inode, const char *name, size_t size, void **ret_value)
 {
 	TM_AUTO_FD struct tm_fd place = TM_FD_NONE;
 	TM_AUTO_FREE char *buf = size ? malloc(size) : NULL;
@@ -115,23 +116,31 @@ static void reply_long(fuse_req_t req, struct tm_inode *inode, const char *name,
 
 	if (n == 0)
 		n = xattr_get(place.fd, name, buf, size);
-	if (n < 0)
-		tm_reply_rc(req, (int)n);
-	else if (size == 0)
-		fuse_reply_xattr(req, (size_t)n);
-	else
-		fuse_reply_buf(req, buf, (size_t)n);
+	if (n >= 0) {
+		*ret_value = buf;
+		buf = NULL;
+	}
+	return (int)n;
 }
 
 static void reply_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
-	struct tm_inode *inode = tm_inode_of(req, ino);
+	struct tm_inode *inode = tm_inode_ref(tm_inode_of(req, ino)); /* past an interrupt */
+	struct tm_mount *mount = tm_mount_of(req);
 	TM_AUTO_FREE void *value = NULL;
-	int n = xattr_known(tm_mount_of(req), inode, name, &value);
+	struct tm_call call;
+	bool answer;
+	int n;
 
+	tm_call_begin(req, &call);
+	n = xattr_known(mount, inode, name, &value);
 	if (n == -ERANGE)
-		reply_long(req, inode, name, size);
-	else if (n < 0)
+		n = xattr_long(inode, name, size, &value);
+	answer = tm_call_end(req, &call);
+	tm_inode_unref(inode);
+	if (!answer)
+		return;
+	if (n < 0)
 		tm_reply_rc(req, n);
 	else if (size == 0)
 		fuse_reply_xattr(req, (size_t)n);
