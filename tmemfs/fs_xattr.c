@@ -30,7 +30,7 @@ void tm_op_setxattr(
 	int rc = tm_fd_get(inode, &place);
 
 	tm_meta_change_begin(mount->meta, inode);
-	if (rc == 0 && strcmp(name, "system.posix_acl_access") == 0) {
+	if (rc == 0 && strcmp(name, XATTR_NAME_POSIX_ACL_ACCESS) == 0) {
 		/* Setting an ACL takes the set-group-id bit from who is not in the group. */
 		TM_AUTO_CREDS struct tm_creds creds = {false};
 
@@ -123,6 +123,15 @@ static int xattr_long(struct tm_inode *inode, const char *name, size_t size, voi
 	return (int)n;
 }
 
+/* A backing without ACLs has none on this file: of any other error the kernel makes the answer to
+ * whoever is not the owner and wants to come in. */
+static bool has_no_acl(const char *name, int rc)
+{
+	return rc == -EOPNOTSUPP && name &&
+		(strcmp(name, XATTR_NAME_POSIX_ACL_ACCESS) == 0 ||
+			strcmp(name, XATTR_NAME_POSIX_ACL_DEFAULT) == 0);
+}
+
 static void reply_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
 	struct tm_inode *inode = tm_inode_ref(tm_inode_of(req, ino)); /* past an interrupt */
@@ -136,6 +145,8 @@ static void reply_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t
 	n = xattr_known(mount, inode, name, &value);
 	if (n == -ERANGE)
 		n = xattr_long(inode, name, size, &value);
+	if (has_no_acl(name, n))
+		n = -ENODATA;
 	answer = tm_call_end(req, &call);
 	tm_inode_unref(inode);
 	if (!answer)
