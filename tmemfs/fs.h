@@ -9,6 +9,7 @@
  *             fs_dir.c   directories                   known.h   what need not be asked again
  *             fs_xattr.c                               pin.h     files that are kept warm
  *             fs_ioctl.c what tmemctl asks, file flags  killpriv.h set-user-id bits that go
+ *             fs_caller.c all of these as the caller
  *
  * Conventions: an operation computes 0 or -errno and replies exactly once, at its end. The kernel
  * keeps the inodes that it names in a request alive until the reply. Permissions were checked by
@@ -173,6 +174,7 @@ static inline uint64_t tm_fs_ns(double seconds)
 
 /* All operations. */
 extern const struct fuse_lowlevel_ops tm_fs_ops;
+extern const struct fuse_lowlevel_ops tm_fs_caller_ops; /* over NFS, fs_caller.c */
 
 /*
  * A file that is being removed may be open from memory only: open it really, as long as it has a

@@ -15,9 +15,10 @@
 #include <string.h>
 #include <sys/vfs.h>
 
+#include "tmemfs/scope.h"
+
 #define HANDLE_BYTES MAX_HANDLE_SZ
 #define FUSE_MAGIC   0x65735546 /* linux/magic.h has had it only since 6.0 */
-#define NFS_MAGIC    0x6969
 
 void tm_identity_cleanup(struct tm_identity *id)
 {
@@ -46,7 +47,7 @@ static struct tm_traits traits_of(struct tm_inodes *table, dev_t dev, int fd)
 	/* FUSE hands out handles that end with its own inodes: they neither identify nor open for
 	 * long. */
 	traits.lasting = fs.f_type != FUSE_MAGIC;
-	traits.renames_open = fs.f_type == NFS_MAGIC;
+	traits.renames_open = fs.f_type == TM_NFS_MAGIC;
 	pthread_mutex_lock(&table->lock);
 	if (table->volume_count < TM_VOLUMES_MAX) {
 		table->volumes[table->volume_count].dev = dev;

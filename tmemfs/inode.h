@@ -117,7 +117,8 @@ struct tm_inode *tm_inode_ref(struct tm_inode *inode);
 void tm_inode_unref(struct tm_inode *inode);
 
 /* The inode of `name` in `parent` if the kernel knows it: referenced, else NULL. With `keep`, it
- * stays reachable after that name is gone, if that can matter to anybody; *ret_last tells if it is the last one. */
+ * stays reachable after that name is gone, if that can matter to anybody; *ret_last tells if it is
+ * the last one. */
 struct tm_inode *tm_inode_find(
 	struct tm_inode *parent, const char *name, bool keep, bool *ret_last);
 
