@@ -123,13 +123,18 @@ static int xattr_long(struct tm_inode *inode, const char *name, size_t size, voi
 	return (int)n;
 }
 
-/* A backing without ACLs has none on this file: of any other error the kernel makes the answer to
- * whoever is not the owner and wants to come in. */
-static bool has_no_acl(const char *name, int rc)
+/*
+ * A backing without ACLs has none on this file: of any other error the kernel makes the answer to
+ * whoever is not the owner and wants to come in. rclone (FUSE: no handle) says EIO to all
+ * questions.
+ */
+static bool has_no_acl(const struct tm_inode *inode, const char *name, int rc)
 {
-	return rc == -EOPNOTSUPP && name &&
+	bool acl = name &&
 		(strcmp(name, XATTR_NAME_POSIX_ACL_ACCESS) == 0 ||
 			strcmp(name, XATTR_NAME_POSIX_ACL_DEFAULT) == 0);
+
+	return acl && (rc == -EOPNOTSUPP || (rc == -EIO && !inode->handle));
 }
 
 static void reply_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
@@ -145,7 +150,7 @@ static void reply_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t
 	n = xattr_known(mount, inode, name, &value);
 	if (n == -ERANGE)
 		n = xattr_long(inode, name, size, &value);
-	if (has_no_acl(name, n))
+	if (has_no_acl(inode, name, n))
 		n = -ENODATA;
 	answer = tm_call_end(req, &call);
 	tm_inode_unref(inode);
