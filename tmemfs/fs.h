@@ -75,6 +75,7 @@ struct tm_file {
 	_Atomic int fd;          /* -1: not needed so far */
 	struct tm_source source; /* this file, for who reads ahead in it */
 	_Atomic int plain_fd;    /* -1, or: without O_APPEND, for pages that mmap wrote */
+	_Atomic bool closing;    /* for writing, and closed by somebody since it was written */
 	/* Until its first read, if its open made the kernel drop pages: tm_cache_verify()'s. Else
 	 * 0. */
 	_Atomic uint64_t drop_epoch;
@@ -104,6 +105,9 @@ static inline struct tm_file *tm_file_of(const struct fuse_file_info *fi)
 
 /* The backing's descriptor, opened now if it was not needed so far. Returns it or -errno. */
 int tm_file_fd(struct tm_file *file);
+
+/* It is being written: whoever closed it was not the last one. */
+void tm_file_used(struct tm_file *file);
 
 void tm_file_ref(struct tm_file *file);
 void tm_file_unref(struct tm_file *file);

@@ -47,7 +47,7 @@ static struct tm_traits traits_of(struct tm_inodes *table, dev_t dev, int fd)
 	/* FUSE hands out handles that end with its own inodes: they neither identify nor open for
 	 * long. */
 	traits.lasting = fs.f_type != FUSE_MAGIC;
-	traits.renames_open = fs.f_type == TM_NFS_MAGIC;
+	traits.nfs = fs.f_type == TM_NFS_MAGIC;
 	pthread_mutex_lock(&table->lock);
 	if (table->volume_count < TM_VOLUMES_MAX) {
 		table->volumes[table->volume_count].dev = dev;

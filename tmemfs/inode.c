@@ -209,6 +209,7 @@ static struct tm_inode *inode_new(struct tm_inodes *table, struct tm_identity *i
 	inode->type = id->st.st_mode & S_IFMT;
 	inode->handle = id->handle;
 	inode->by_handle = id->by_handle;
+	inode->nfs = id->traits.nfs;
 	inode->fd = -1;
 	atomic_init(&inode->held_fd, -1);
 	id->handle = NULL;
@@ -353,9 +354,9 @@ int tm_inode_lookup(struct tm_inode *parent, const char *name, struct stat *ret_
  * The file's last name is about to go. On NFS a place of ours would make that two names that come
  * and go: only who has the file open needs it then.
  */
-static bool place_needed(const struct tm_inode *inode, const struct tm_identity *id)
+static bool place_needed(const struct tm_inode *inode)
 {
-	return !id->traits.renames_open || inode->type != S_IFREG || atomic_load(&inode->opens) > 0;
+	return !inode->nfs || inode->type != S_IFREG || atomic_load(&inode->opens) > 0;
 }
 
 struct tm_inode *tm_inode_find(struct tm_inode *parent, const char *name, bool keep, bool *ret_last)
@@ -373,7 +374,7 @@ struct tm_inode *tm_inode_find(struct tm_inode *parent, const char *name, bool k
 	inode = find_locked(table, &id);
 	if (inode && tm_identity_is(&id, inode)) {
 		inode->refs++;
-		if (keep && !place_needed(inode, &id)) {
+		if (keep && !place_needed(inode)) {
 			if (inode->fd_pins == 0 && !inode->keep_fd)
 				idle_fd = tm_inode_take_fd_locked(inode);
 		} else if (keep && !inode->keep_fd && table->kept_count < table->fd_max) {

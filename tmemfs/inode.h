@@ -30,6 +30,7 @@ struct tm_inode {
 	uint64_t generation;           /* never the same for two inodes at one address; root: 0 */
 	struct file_handle *handle;    /* NULL: this backing has none, or none that last */
 	bool by_handle;                /* `handle` can be opened */
+	bool nfs;                      /* see struct tm_traits */
 	_Atomic int held_fd;           /* -1, or: open for reading, since its last name went away */
 	_Atomic bool filled;           /* tmem has, or had, pages of its version */
 	_Atomic bool excluded;         /* by its name: not to be cached */
@@ -37,6 +38,7 @@ struct tm_inode {
 	_Atomic bool again;            /* it was opened since */
 	_Atomic unsigned int opens;    /* open files */
 	_Atomic unsigned int unopened; /* of these, without a descriptor of their own */
+	_Atomic unsigned int closing;  /* of the open ones, for writing and being closed above */
 	_Atomic unsigned int writing;  /* writes under way */
 	_Atomic bool raced;            /* somebody has read meanwhile */
 	_Atomic bool sxid; /* the kernel was told of a set-user-id or set-group-id bit */

@@ -15,8 +15,9 @@
 struct tm_traits {
 	bool lasting; /* its handles outlive an inode */
 	/* NFS: what is removed or renamed over while this machine has it open is renamed instead,
-	 * until nobody has. A place counts as open. */
-	bool renames_open;
+	 * until nobody has; a place counts as open. And while somebody here has a file open for
+	 * writing, its client takes every change for ours, and keeps its pages. */
+	bool nfs;
 };
 
 struct tm_inodes {

@@ -15,10 +15,10 @@ over_nfs() {
 
 @test "NFS 4.2: what a pass costs, what others change, names that go" { over_nfs 4.2 counts changes removed; }
 @test "NFS 3: what a pass costs, what others change, names that go" { over_nfs 3 counts changes removed; }
-@test "NFS 4.2: root is nobody, what it can do, an export that is revoked, mounted again" {
-	over_nfs 4.2 squashed features revoked again
+@test "NFS 4.2: root is nobody, what it can do, an export that is revoked, everything done to a file" {
+	over_nfs 4.2 squashed features revoked again torture
 }
-@test "NFS 3: a server that says nothing, hard and soft; everything done to a file" { over_nfs 3 squashed stopped soft torture; }
+@test "NFS 3: a server that says nothing, hard and soft" { over_nfs 3 squashed stopped soft; }
 
 # --- sshfs, rclone -------------------------------------------------------------------------------
 
