@@ -16,7 +16,8 @@ say = $(if $(V),,@printf '  %-7s %s\n' '$(1)' '$(2)';)
 PACKAGES := build-essential pkg-config clang libclang-rt-dev clang-format libfuse3-dev fuse3 nbdkit nbdkit-plugin-dev \
 	liblz4-dev libzstd-dev libxxhash-dev libssl-dev libjansson-dev libinih-dev libcap-dev libseccomp-dev libcmocka-dev \
 	bats fio qemu-utils libnbd-bin nbd-client gnutls-bin mdadm dmsetup user-mode-linux kmod iproute2 jq attr acl \
-	util-linux mount procps groff-base psmisc python3 cppcheck git rsync btrfs-progs libcap2-bin
+	util-linux mount procps groff-base psmisc python3 cppcheck git rsync btrfs-progs libcap2-bin \
+	nfs-kernel-server sshfs openssh-sftp-server rclone
 
 pkg_cflags = $(shell pkg-config --cflags $(1) 2>/dev/null)
 pkg_libs   = $(shell pkg-config --libs $(1) 2>/dev/null)

@@ -35,6 +35,7 @@ static struct {
 } own;
 
 static _Thread_local bool own_umask; /* this thread's umask is its own */
+static _Thread_local bool acting;    /* as a caller */
 
 void tm_creds_init(void)
 {
@@ -98,6 +99,7 @@ bool tm_creds_in_group(fuse_req_t req, gid_t gid)
 
 static void take_own_back(void)
 {
+	acting = false;
 	setfsuid(0);
 	setfsgid(own.gid);
 	if (setfsuid((uid_t)-1) != 0 || setfsgid((gid_t)-1) != (int)own.gid ||
@@ -122,7 +124,7 @@ int tm_creds_enter(fuse_req_t req, struct tm_creds *ret_creds)
 
 	ret_creds->changed = false;
 	set_umask(ctx->umask);
-	if (!own.root || (ctx->uid == 0 && ctx->gid == own.gid))
+	if (acting || !own.root || (ctx->uid == 0 && ctx->gid == own.gid))
 		return 0;
 	rc = caller_groups(req, &groups, &count);
 	if (rc < 0)
@@ -137,7 +139,7 @@ int tm_creds_enter(fuse_req_t req, struct tm_creds *ret_creds)
 		take_own_back();
 		return -EPERM;
 	}
-	ret_creds->changed = true;
+	ret_creds->changed = acting = true;
 	return 0;
 }
 

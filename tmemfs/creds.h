@@ -23,7 +23,8 @@ struct tm_creds {
 #define TM_AUTO_CREDS TM_CLEANUP(tm_creds_leave)
 
 /* This thread acts as the caller, with its umask, until tm_creds_leave(), which TM_AUTO_CREDS calls
- * at the end of the scope. 0; -EPERM; -ENOMEM. On failure nothing has changed. */
+ * at the end of the scope. 0; -EPERM; -ENOMEM. On failure nothing has changed. Within another one
+ * for the same request it changes only the umask. */
 int tm_creds_enter(fuse_req_t req, struct tm_creds *ret_creds);
 void tm_creds_leave(struct tm_creds *creds);
 

@@ -243,6 +243,16 @@ static const char *absence(struct tm_mount *mount, const char *name, char key[st
 	return key;
 }
 
+/* If it cannot be asked, the look-up that follows says so. */
+static void ask_directory(struct tm_mount *mount, struct tm_inode *dir)
+{
+	TM_AUTO_FD struct tm_fd place = TM_FD_NONE;
+	struct stat st;
+
+	if (tm_fd_get(dir, &place) == 0)
+		tm_fs_ask(mount, dir, place.fd, &st);
+}
+
 int tm_fs_lookup(struct tm_mount *mount, struct tm_inode *parent, const char *name, bool ask,
 	struct fuse_entry_param *ret_entry)
 {
@@ -259,6 +269,9 @@ int tm_fs_lookup(struct tm_mount *mount, struct tm_inode *parent, const char *na
 		return 0;
 	if (key && tm_meta_recall(mount->meta, parent, key, &rc, &value))
 		return rc;
+	/* NFS answers out of its own memory, until it hears that the directory has changed. */
+	if (ask)
+		ask_directory(mount, parent);
 	asked = tm_meta_ask(mount->meta);
 	rc = tm_inode_lookup(parent, name, &ret_entry->attr, &certain, &inode);
 	if (rc == 0)

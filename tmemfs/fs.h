@@ -10,6 +10,7 @@
  *             fs_xattr.c                               pin.h     files that are kept warm
  *             fs_ioctl.c what tmemctl asks, file flags  killpriv.h set-user-id bits that go
  *             fs_lock.c  flock, fcntl                  locks.h   locks, lockwait.h who waits
+ *             fs_caller.c all of these as the caller
  *
  * Conventions: an operation computes 0 or -errno and replies exactly once, at its end. The kernel
  * keeps the inodes that it names in a request alive until the reply. Permissions were checked by
@@ -78,6 +79,7 @@ struct tm_file {
 	_Atomic int plain_fd;    /* -1, or: without O_APPEND, for pages that mmap wrote */
 	_Atomic int flock_fd;    /* -1, or: what flock(2) locks */
 	_Atomic bool flocked;    /* it does */
+	_Atomic bool closing;    /* for writing, and closed by somebody since it was written */
 	/* Until its first read, if its open made the kernel drop pages: tm_cache_verify()'s. Else
 	 * 0. */
 	_Atomic uint64_t drop_epoch;
@@ -107,6 +109,9 @@ static inline struct tm_file *tm_file_of(const struct fuse_file_info *fi)
 
 /* The backing's descriptor, opened now if it was not needed so far. Returns it or -errno. */
 int tm_file_fd(struct tm_file *file);
+
+/* It is being written: whoever closed it was not the last one. */
+void tm_file_used(struct tm_file *file);
 
 void tm_file_ref(struct tm_file *file);
 void tm_file_unref(struct tm_file *file);
@@ -177,6 +182,7 @@ static inline uint64_t tm_fs_ns(double seconds)
 
 /* All operations. */
 extern const struct fuse_lowlevel_ops tm_fs_ops;
+extern const struct fuse_lowlevel_ops tm_fs_caller_ops; /* over NFS, fs_caller.c */
 
 /*
  * A file that is being removed may be open from memory only: open it really, as long as it has a

@@ -144,6 +144,7 @@ void tm_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, o
 		tm_reply_rc(req, fd);
 		return;
 	}
+	tm_file_used(file);
 	atomic_fetch_add(&file->inode->writing, 1);
 	change_begin(mount, file->inode, off, size);
 	n = write_all(req, file->inode, fd, buf, size, off);

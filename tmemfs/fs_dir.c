@@ -11,10 +11,13 @@
  *   listing   struct noted, one after the other; an offset is where the next one starts.
  */
 #include "tmemfs/fs.h"
+#include "tmemfs/call.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <linux/fuse.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,8 +32,9 @@ struct noted {
 	char name[];
 };
 
-/* An open directory. fi->fh. */
+/* An open directory. fi->fh, counted: the kernel may close it once a listing is interrupted. */
 struct tm_dir {
+	_Atomic unsigned int refs;
 	struct tm_inode *inode; /* constant; referenced */
 	pthread_mutex_t lock;   /* the kernel lists one directory from several threads */
 
@@ -49,8 +53,10 @@ static struct tm_dir *dir_of(const struct fuse_file_info *fi)
 	return (struct tm_dir *)(uintptr_t)fi->fh;
 }
 
-static void dir_free(struct tm_dir *dir)
+static void dir_unref(struct tm_dir *dir)
 {
+	if (atomic_fetch_sub(&dir->refs, 1) > 1)
+		return;
 	if (dir->stream)
 		closedir(dir->stream);
 	free(dir->notes);
@@ -65,6 +71,7 @@ static struct tm_dir *dir_new(struct tm_inode *inode)
 
 	if (!dir)
 		return NULL;
+	atomic_init(&dir->refs, 1);
 	dir->inode = tm_inode_ref(inode);
 	pthread_mutex_init(&dir->lock, NULL);
 	return dir;
@@ -119,27 +126,33 @@ void tm_op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct tm_mount *mount = tm_mount_of(req);
 	struct tm_dir *dir = dir_new(tm_inode_of(req, ino));
-	int rc = dir ? open_listing(mount, dir) : -ENOMEM;
+	struct fuse_file_info info = *fi; /* past an interrupt */
+	struct tm_call call;
+	bool answer;
+	int rc;
 
-	if (rc == 0 && !dir->notes)
-		rc = open_stream(mount, dir);
-	if (rc < 0) {
-		if (rc == -ESTALE)
-			tm_fs_doubt(mount, dir->inode);
-		if (dir)
-			dir_free(dir);
-		tm_reply_rc(req, rc);
+	if (!dir) {
+		tm_reply_rc(req, -ENOMEM);
 		return;
 	}
-	fi->fh = (uintptr_t)dir;
-	if (fuse_reply_open(req, fi) < 0)
-		dir_free(dir);
+	tm_call_begin(req, &call);
+	rc = open_listing(mount, dir);
+	if (rc == 0 && !dir->notes)
+		rc = open_stream(mount, dir);
+	if (rc == -ESTALE)
+		tm_fs_doubt(mount, dir->inode);
+	answer = tm_call_end(req, &call);
+	if (rc < 0 && answer)
+		tm_reply_rc(req, rc);
+	info.fh = (uintptr_t)dir;
+	if (rc < 0 || !answer || fuse_reply_open(req, &info) < 0)
+		dir_unref(dir);
 }
 
 void tm_op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	(void)ino;
-	dir_free(dir_of(fi));
+	dir_unref(dir_of(fi));
 	fuse_reply_err(req, 0);
 }
 
@@ -268,10 +281,11 @@ static int seek_locked(struct tm_dir *dir, off_t off)
 }
 
 /* Append an entry to the answer. Bytes used; 0: does not fit. */
-static size_t add_entry(fuse_req_t req, struct tm_dir *dir, const struct entry *e, bool plus,
-	char *buf, size_t room)
+static size_t add_entry(struct tm_mount *mount, struct tm_dir *dir, const struct entry *e,
+	bool plus, char *buf, size_t room)
 {
 	struct fuse_entry_param entry = {.attr = {.st_ino = e->ino, .st_mode = DTTOIF(e->type)}};
+	const fuse_req_t req = NULL; /* libfuse does not need it, and it may be answered */
 	size_t need;
 
 	if (!plus) {
@@ -283,8 +297,7 @@ static size_t add_entry(fuse_req_t req, struct tm_dir *dir, const struct entry *
 	if (need > room)
 		return 0;
 	/* Gone or unreadable: listed without attributes, the kernel asks if it must know. */
-	if (!is_dot(e->name) &&
-		tm_fs_lookup(tm_mount_of(req), dir->inode, e->name, false, &entry) < 0) {
+	if (!is_dot(e->name) && tm_fs_lookup(mount, dir->inode, e->name, false, &entry) < 0) {
 		memset(&entry, 0, sizeof(entry));
 		entry.attr.st_ino = e->ino;
 		entry.attr.st_mode = DTTOIF(e->type);
@@ -292,21 +305,21 @@ static size_t add_entry(fuse_req_t req, struct tm_dir *dir, const struct entry *
 	return fuse_add_direntry_plus(req, buf, room, e->name, &entry, e->next);
 }
 
-static void list(fuse_req_t req, struct tm_dir *dir, size_t size, off_t off, bool plus)
+/* Fill `buf` with entries from `off` on. Bytes used, or -errno. */
+static ssize_t list(
+	struct tm_mount *mount, struct tm_dir *dir, char *buf, size_t size, off_t off, bool plus)
 {
-	TM_AUTO_FREE char *buf = malloc(size);
 	struct entry entry;
 	size_t used = 0, n;
-	int rc = buf ? 0 : -ENOMEM;
+	int rc;
 
 	pthread_mutex_lock(&dir->lock);
-	if (rc == 0)
-		rc = seek_locked(dir, off);
+	rc = seek_locked(dir, off);
 	while (rc == 0) {
-		rc = peek_locked(tm_mount_of(req), dir, &entry);
+		rc = peek_locked(mount, dir, &entry);
 		if (rc < 0 || !entry.name)
 			break;
-		n = add_entry(req, dir, &entry, plus, buf + used, size - used);
+		n = add_entry(mount, dir, &entry, plus, buf + used, size - used);
 		if (n == 0)
 			break;
 		used += n;
@@ -314,22 +327,53 @@ static void list(fuse_req_t req, struct tm_dir *dir, size_t size, off_t off, boo
 	}
 	pthread_mutex_unlock(&dir->lock);
 	/* An error after some entries is met again by the next request. */
-	if (rc < 0 && used == 0)
-		tm_reply_rc(req, rc);
-	else
-		fuse_reply_buf(req, buf, used);
+	return rc < 0 && used == 0 ? rc : (ssize_t)used;
+}
+
+/* The kernel was never told of these look-ups. */
+static void forget_entries(const char *buf, size_t used)
+{
+	const struct fuse_direntplus *plus;
+
+	for (size_t at = 0; at < used; at += FUSE_DIRENTPLUS_SIZE(plus)) {
+		plus = (const struct fuse_direntplus *)(buf + at);
+		if (plus->entry_out.nodeid)
+			tm_inode_forget((struct tm_inode *)(uintptr_t)plus->entry_out.nodeid, 1);
+	}
+}
+
+static void reply_list(fuse_req_t req, struct tm_dir *dir, size_t size, off_t off, bool plus)
+{
+	struct tm_mount *mount = tm_mount_of(req);
+	TM_AUTO_FREE char *buf = malloc(size);
+	struct tm_call call;
+	ssize_t n = -ENOMEM;
+	bool told;
+
+	atomic_fetch_add(&dir->refs, 1);
+	tm_call_begin(req, &call);
+	if (buf)
+		n = list(mount, dir, buf, size, off, plus);
+	told = tm_call_end(req, &call);
+	if (told && n < 0)
+		tm_reply_rc(req, (int)n);
+	else if (told)
+		told = fuse_reply_buf(req, buf, (size_t)n) == 0;
+	if (!told && plus && n > 0)
+		forget_entries(buf, (size_t)n);
+	dir_unref(dir);
 }
 
 void tm_op_readdir(
 	fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	(void)ino;
-	list(req, dir_of(fi), size, off, false);
+	reply_list(req, dir_of(fi), size, off, false);
 }
 
 void tm_op_readdirplus(
 	fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	(void)ino;
-	list(req, dir_of(fi), size, off, true);
+	reply_list(req, dir_of(fi), size, off, true);
 }

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "tmemfs/call.h"
 #include "tmemfs/creds.h"
@@ -49,6 +50,7 @@ static struct tm_file *file_new(struct tm_inode *inode, int fd, int flags)
 	file->source = (struct tm_source){source_fd, source_ref, source_unref, file, {0}};
 	file->flags = flags;
 	atomic_init(&file->fd, fd);
+	atomic_fetch_add(&inode->opens, 1);
 	if (fd < 0)
 		atomic_fetch_add(&inode->unopened, 1);
 	atomic_init(&file->plain_fd, -1);
@@ -77,6 +79,8 @@ void tm_file_unref(struct tm_file *file)
 	else
 		atomic_fetch_sub(&file->inode->unopened, 1);
 	tm_fd_put(&file->place);
+	tm_file_used(file);
+	atomic_fetch_sub(&file->inode->opens, 1);
 	tm_inode_unref(file->inode);
 	free(file);
 }
@@ -111,6 +115,37 @@ void tm_file_hold(struct tm_inode *inode)
 	fd = tm_inode_reopen(inode, O_RDONLY);
 	if (fd >= 0 && !atomic_compare_exchange_strong(&inode->held_fd, &none, fd))
 		close(fd);
+}
+
+/* --- files that are being closed -------------------------------------------------------------
+ *
+ * close(2) returns as soon as the kernel has queued the release; until that is done, NFS has a
+ * writer of the file, and would not see what others change now. So who opens the file next waits
+ * for it; not for long, since a flush can also come from a process that is not the last to have it.
+ */
+
+#define CLOSE_WAIT_NS  1000000
+#define CLOSE_WAIT_MAX 20
+
+static void file_closes(struct tm_file *file)
+{
+	if (file->inode->nfs && (file->flags & O_ACCMODE) != O_RDONLY &&
+		!atomic_exchange(&file->closing, true))
+		atomic_fetch_add(&file->inode->closing, 1);
+}
+
+void tm_file_used(struct tm_file *file)
+{
+	if (atomic_load(&file->closing) && atomic_exchange(&file->closing, false))
+		atomic_fetch_sub(&file->inode->closing, 1);
+}
+
+static void await_closed(struct tm_inode *inode)
+{
+	const struct timespec moment = {.tv_nsec = CLOSE_WAIT_NS};
+
+	for (int i = 0; i < CLOSE_WAIT_MAX && atomic_load(&inode->closing) > 0; i++)
+		nanosleep(&moment, NULL);
 }
 
 /* The kernel has been told of the open; or, if the opener was interrupted, will never close it. */
@@ -295,6 +330,7 @@ static int open_file(
 
 	*ret_file = NULL;
 	*ret_verdict = TM_VERDICT_SAME;
+	await_closed(inode);
 	if (atomic_load(&inode->lost))
 		atomic_store(&inode->again, true);
 	if ((o->flags & (O_ACCMODE | O_TRUNC)) == O_RDONLY && atomic_load(&inode->filled))
@@ -441,10 +477,12 @@ void tm_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct tm_file *file = tm_file_of(fi);
 	int fd = dup(atomic_load(&file->fd)); /* -1: nothing was written */
+	int rc = fd < 0 ? 0 : close(fd) == 0 ? 0 : -errno;
 
 	(void)ino;
 	tm_fs_unlock_owner(tm_mount_of(req), file->inode, fi->lock_owner);
-	tm_reply_rc(req, fd < 0 ? 0 : close(fd) == 0 ? 0 : -errno);
+	file_closes(file);
+	tm_reply_rc(req, rc);
 }
 
 void tm_op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)

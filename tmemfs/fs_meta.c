@@ -267,8 +267,12 @@ void tm_op_readlink(fuse_req_t req, fuse_ino_t ino)
 	struct tm_inode *inode = tm_inode_of(req, ino);
 	TM_AUTO_FREE void *known = NULL;
 	char target[PATH_MAX + 1];
+	struct tm_call call;
+	bool answer;
 	int len;
 
+	inode = tm_inode_ref(inode);
+	tm_call_begin(req, &call);
 	if (tm_meta_recall(mount->meta, inode, FACT_TARGET, &len, &known) && len > 0)
 		memcpy(target, known, (size_t)len);
 	else
@@ -276,12 +280,14 @@ void tm_op_readlink(fuse_req_t req, fuse_ino_t ino)
 	if (tm_fs_unreachable(mount, len) &&
 		tm_meta_recall(mount->meta, inode, FACT_TARGET, &len, &known) && len > 0)
 		memcpy(target, known, (size_t)len);
-	if (len < 0) {
+	answer = tm_call_end(req, &call);
+	tm_inode_unref(inode);
+	if (len >= 0)
+		target[len] = '\0';
+	if (answer && len < 0)
 		tm_reply_rc(req, len);
-		return;
-	}
-	target[len] = '\0';
-	fuse_reply_readlink(req, target);
+	else if (answer)
+		fuse_reply_readlink(req, target);
 }
 
 /* A walk asks for this in every directory (find does): where opens are answered from memory, so is
@@ -313,23 +319,36 @@ static void statfs_remember(
 	pthread_mutex_unlock(&volume->lock);
 }
 
-void tm_op_statfs(fuse_req_t req, fuse_ino_t ino)
+static int get_statfs(struct tm_mount *mount, struct tm_inode *inode, struct statvfs *ret_fs)
 {
 	TM_AUTO_FD struct tm_fd place = TM_FD_NONE;
-	struct tm_mount *mount = tm_mount_of(req);
-	struct tm_inode *inode = tm_inode_of(req, ino);
-	struct statvfs fs;
-	int rc = 0;
+	int rc;
 
-	if (!statfs_recall(mount, inode, &fs)) {
-		rc = tm_fd_get(inode, &place);
-		if (rc == 0)
-			rc = fstatvfs(place.fd, &fs) == 0 ? 0 : -errno;
-		if (rc == 0)
-			statfs_remember(mount, inode, &fs);
-	}
-	if (rc < 0)
+	if (statfs_recall(mount, inode, ret_fs))
+		return 0;
+	rc = tm_fd_get(inode, &place);
+	if (rc == 0)
+		rc = fstatvfs(place.fd, ret_fs) == 0 ? 0 : -errno;
+	if (rc == 0)
+		statfs_remember(mount, inode, ret_fs);
+	return rc;
+}
+
+void tm_op_statfs(fuse_req_t req, fuse_ino_t ino)
+{
+	struct tm_mount *mount = tm_mount_of(req);
+	struct tm_inode *inode = tm_inode_ref(tm_inode_of(req, ino)); /* past an interrupt */
+	struct tm_call call;
+	struct statvfs fs;
+	bool answer;
+	int rc;
+
+	tm_call_begin(req, &call);
+	rc = get_statfs(mount, inode, &fs);
+	answer = tm_call_end(req, &call);
+	tm_inode_unref(inode);
+	if (answer && rc < 0)
 		tm_reply_rc(req, rc);
-	else
+	else if (answer)
 		fuse_reply_statfs(req, &fs);
 }

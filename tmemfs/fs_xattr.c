@@ -6,6 +6,7 @@
  * write), mostly to hear that there are none: short answers, and that one, are remembered.
  */
 #include "tmemfs/fs.h"
+#include "tmemfs/call.h"
 
 #include <errno.h>
 #include <linux/limits.h>
@@ -29,7 +30,7 @@ void tm_op_setxattr(
 	int rc = tm_fd_get(inode, &place);
 
 	tm_meta_change_begin(mount->meta, inode);
-	if (rc == 0 && strcmp(name, "system.posix_acl_access") == 0) {
+	if (rc == 0 && strcmp(name, XATTR_NAME_POSIX_ACL_ACCESS) == 0) {
 		/* Setting an ACL takes the set-group-id bit from who is not in the group. */
 		TM_AUTO_CREDS struct tm_creds creds = {false};
 
@@ -106,8 +107,8 @@ static int xattr_known(
 	return rc;
 }
 
-/* A value that is too long to be remembered. */
-static void reply_long(fuse_req_t req, struct tm_inode *inode, const char *name, size_t size)
+/* A value that is too long to be remembered: as xattr_known(), but of up to `size` bytes. */
+static int xattr_long(struct tm_inode *inode, const char *name, size_t size, void **ret_value)
 {
 	TM_AUTO_FD struct tm_fd place = TM_FD_NONE;
 	TM_AUTO_FREE char *buf = size ? malloc(size) : NULL;
@@ -115,23 +116,47 @@ static void reply_long(fuse_req_t req, struct tm_inode *inode, const char *name,
 
 	if (n == 0)
 		n = xattr_get(place.fd, name, buf, size);
-	if (n < 0)
-		tm_reply_rc(req, (int)n);
-	else if (size == 0)
-		fuse_reply_xattr(req, (size_t)n);
-	else
-		fuse_reply_buf(req, buf, (size_t)n);
+	if (n >= 0) {
+		*ret_value = buf;
+		buf = NULL;
+	}
+	return (int)n;
+}
+
+/*
+ * A backing without ACLs has none on this file: of any other error the kernel makes the answer to
+ * whoever is not the owner and wants to come in. rclone (FUSE: no handle) says EIO to all
+ * questions.
+ */
+static bool has_no_acl(const struct tm_inode *inode, const char *name, int rc)
+{
+	bool acl = name &&
+		(strcmp(name, XATTR_NAME_POSIX_ACL_ACCESS) == 0 ||
+			strcmp(name, XATTR_NAME_POSIX_ACL_DEFAULT) == 0);
+
+	return acl && (rc == -EOPNOTSUPP || (rc == -EIO && !inode->handle));
 }
 
 static void reply_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
-	struct tm_inode *inode = tm_inode_of(req, ino);
+	struct tm_inode *inode = tm_inode_ref(tm_inode_of(req, ino)); /* past an interrupt */
+	struct tm_mount *mount = tm_mount_of(req);
 	TM_AUTO_FREE void *value = NULL;
-	int n = xattr_known(tm_mount_of(req), inode, name, &value);
+	struct tm_call call;
+	bool answer;
+	int n;
 
+	tm_call_begin(req, &call);
+	n = xattr_known(mount, inode, name, &value);
 	if (n == -ERANGE)
-		reply_long(req, inode, name, size);
-	else if (n < 0)
+		n = xattr_long(inode, name, size, &value);
+	if (has_no_acl(inode, name, n))
+		n = -ENODATA;
+	answer = tm_call_end(req, &call);
+	tm_inode_unref(inode);
+	if (!answer)
+		return;
+	if (n < 0)
 		tm_reply_rc(req, n);
 	else if (size == 0)
 		fuse_reply_xattr(req, (size_t)n);

@@ -15,6 +15,8 @@
 #include <string.h>
 #include <sys/vfs.h>
 
+#include "tmemfs/scope.h"
+
 #define HANDLE_BYTES MAX_HANDLE_SZ
 #define FUSE_MAGIC   0x65735546 /* linux/magic.h has had it only since 6.0 */
 
@@ -24,30 +26,35 @@ void tm_identity_cleanup(struct tm_identity *id)
 	id->handle = NULL;
 }
 
-/* FUSE hands out handles that end with its own inodes: they neither identify nor open for long. */
-static bool handles_last(struct tm_inodes *table, dev_t dev, int fd)
+static struct tm_traits traits_of(struct tm_inodes *table, dev_t dev, int fd)
 {
+	struct tm_traits traits = {.lasting = false};
 	struct statfs fs;
-	bool lasting;
 
 	pthread_mutex_lock(&table->lock);
 	for (unsigned int i = 0; i < table->volume_count; i++) {
 		if (table->volumes[i].dev == dev) {
-			lasting = table->volumes[i].lasting;
+			traits = table->volumes[i].traits;
 			pthread_mutex_unlock(&table->lock);
-			return lasting;
+			return traits;
 		}
 	}
 	pthread_mutex_unlock(&table->lock);
 
-	lasting = fstatfs(fd, &fs) == 0 && fs.f_type != FUSE_MAGIC;
+	/* A server that does not answer now may do so later. */
+	if (fstatfs(fd, &fs) < 0)
+		return traits;
+	/* FUSE hands out handles that end with its own inodes: they neither identify nor open for
+	 * long. */
+	traits.lasting = fs.f_type != FUSE_MAGIC;
+	traits.nfs = fs.f_type == TM_NFS_MAGIC;
 	pthread_mutex_lock(&table->lock);
 	if (table->volume_count < TM_VOLUMES_MAX) {
 		table->volumes[table->volume_count].dev = dev;
-		table->volumes[table->volume_count++].lasting = lasting;
+		table->volumes[table->volume_count++].traits = traits;
 	}
 	pthread_mutex_unlock(&table->lock);
-	return lasting;
+	return traits;
 }
 
 int tm_identify(struct tm_inodes *table, int fd, struct tm_identity *ret_id)
@@ -66,7 +73,8 @@ int tm_identify(struct tm_inodes *table, int fd, struct tm_identity *ret_id)
 		return -ELOOP;
 	if (fstat(fd, &id.st) < 0)
 		return -errno;
-	if (has && handles_last(table, id.st.st_dev, fd)) {
+	id.traits = traits_of(table, id.st.st_dev, fd);
+	if (has && id.traits.lasting) {
 		size_t bytes = sizeof(u.fh) + u.fh.handle_bytes;
 
 		id.handle = malloc(bytes);

@@ -209,6 +209,7 @@ static struct tm_inode *inode_new(struct tm_inodes *table, struct tm_identity *i
 	inode->type = id->st.st_mode & S_IFMT;
 	inode->handle = id->handle;
 	inode->by_handle = id->by_handle;
+	inode->nfs = id->traits.nfs;
 	inode->fd = -1;
 	atomic_init(&inode->held_fd, -1);
 	id->handle = NULL;
@@ -349,11 +350,21 @@ int tm_inode_lookup(struct tm_inode *parent, const char *name, struct stat *ret_
 	return fd < 0 ? fd : adopt(parent, name, fd, &seen, ret_st, ret_certain, ret_inode);
 }
 
+/*
+ * The file's last name is about to go. On NFS a place of ours would make that two names that come
+ * and go: only who has the file open needs it then.
+ */
+static bool place_needed(const struct tm_inode *inode)
+{
+	return !inode->nfs || inode->type != S_IFREG || atomic_load(&inode->opens) > 0;
+}
+
 struct tm_inode *tm_inode_find(struct tm_inode *parent, const char *name, bool keep, bool *ret_last)
 {
 	struct tm_inodes *table = parent->table;
 	TM_AUTO_IDENTITY struct tm_identity id = {.handle = NULL};
 	TM_AUTO_CLOSE int fd = open_name(parent, name);
+	TM_AUTO_CLOSE int idle_fd = -1;
 	struct tm_inode *inode;
 
 	if (fd < 0 || tm_identify(table, fd, &id) < 0)
@@ -363,7 +374,10 @@ struct tm_inode *tm_inode_find(struct tm_inode *parent, const char *name, bool k
 	inode = find_locked(table, &id);
 	if (inode && tm_identity_is(&id, inode)) {
 		inode->refs++;
-		if (keep && !inode->keep_fd && table->kept_count < table->fd_max) {
+		if (keep && !place_needed(inode)) {
+			if (inode->fd_pins == 0 && !inode->keep_fd)
+				idle_fd = tm_inode_take_fd_locked(inode);
+		} else if (keep && !inode->keep_fd && table->kept_count < table->fd_max) {
 			int old = tm_inode_take_fd_locked(inode);
 
 			inode->keep_fd = true;

@@ -30,12 +30,15 @@ struct tm_inode {
 	uint64_t generation;           /* never the same for two inodes at one address; root: 0 */
 	struct file_handle *handle;    /* NULL: this backing has none, or none that last */
 	bool by_handle;                /* `handle` can be opened */
+	bool nfs;                      /* see struct tm_traits */
 	_Atomic int held_fd;           /* -1, or: open for reading, since its last name went away */
 	_Atomic bool filled;           /* tmem has, or had, pages of its version */
 	_Atomic bool excluded;         /* by its name: not to be cached */
 	_Atomic bool lost;             /* some were not put, as the queue was full */
 	_Atomic bool again;            /* it was opened since */
-	_Atomic unsigned int unopened; /* open files without a descriptor of their own */
+	_Atomic unsigned int opens;    /* open files */
+	_Atomic unsigned int unopened; /* of these, without a descriptor of their own */
+	_Atomic unsigned int closing;  /* of the open ones, for writing and being closed above */
 	_Atomic unsigned int writing;  /* writes under way */
 	_Atomic bool raced;            /* somebody has read meanwhile */
 	_Atomic unsigned int flocks;   /* open files that hold an flock(2) of the backing's */
@@ -118,7 +121,8 @@ struct tm_inode *tm_inode_ref(struct tm_inode *inode);
 void tm_inode_unref(struct tm_inode *inode);
 
 /* The inode of `name` in `parent` if the kernel knows it: referenced, else NULL. With `keep`, it
- * stays reachable after that name is gone; *ret_last tells if it is the last one. */
+ * stays reachable after that name is gone, if that can matter to anybody; *ret_last tells if it is
+ * the last one. */
 struct tm_inode *tm_inode_find(
 	struct tm_inode *parent, const char *name, bool keep, bool *ret_last);
 

@@ -13,7 +13,9 @@
  *   2. A place is certain (place_ns > 0) only if no change of our own to a name in that directory
  *      was under way or began since the backing was asked; and for one inode a name at most.
  *   3. A kept inode has no look-ups, and its descriptor is closed unless somebody is using it:
- *      nothing of the backing is held on its account.
+ *      nothing of the backing is held on its account. But where files have no lasting handle (FUSE:
+ *      sshfs, rclone) the descriptor is all that keeps the backing from giving the file another
+ *      number, by which it is not known again: there it stays until others need it.
  *   4. Following `parent` always ends: a link that would close a ring is cut.
  *
  * Locking: the table's mutex.
@@ -254,7 +256,7 @@ bool tm_inode_keep_locked(struct tm_inode *inode, int *ret_fd, struct tm_inode *
 	*(table->kept_newest ? &table->kept_newest->kept_newer : &table->kept_oldest) = inode;
 	table->kept_newest = inode;
 	table->kept_inodes++;
-	if (inode->fd_pins == 0)
+	if (inode->fd_pins == 0 && inode->handle)
 		*ret_fd = tm_inode_take_fd_locked(inode);
 	*ret_dead = drop_oldest_locked(table, table->kept_inodes_max);
 	return true;

@@ -11,6 +11,15 @@
 
 #define TM_VOLUMES_MAX 64
 
+/* What is so of all files of a file system. */
+struct tm_traits {
+	bool lasting; /* its handles outlive an inode */
+	/* NFS: what is removed or renamed over while this machine has it open is renamed instead,
+	 * until nobody has; a place counts as open. And while somebody here has a file open for
+	 * writing, its client takes every change for ours, and keeps its pages. */
+	bool nfs;
+};
+
 struct tm_inodes {
 	pthread_mutex_t lock;
 
@@ -27,10 +36,10 @@ struct tm_inodes {
 	unsigned int fd_count;   /* open, unpinned or not, without `keep_fd` */
 	unsigned int kept_count; /* with `keep_fd` */
 
-	/* File systems met below the root, and whether their handles outlive an inode. */
+	/* File systems met below the root. */
 	struct {
 		dev_t dev;
-		bool lasting;
+		struct tm_traits traits;
 	} volumes[TM_VOLUMES_MAX];
 	unsigned int volume_count;
 	bool handles_refused; /* open_by_handle_at said EPERM: never again */
@@ -49,6 +58,7 @@ struct tm_inodes {
 struct tm_identity {
 	struct stat st;
 	struct file_handle *handle;
+	struct tm_traits traits;
 	int mount_id;
 	bool by_handle;
 };

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 
 #include "tmemfs/creds.h"
@@ -297,8 +298,18 @@ static char *with_source(const char *options, const char *source)
 	return text;
 }
 
+/* The server decides who may do what, and has to know who asks. */
+static bool over_nfs(int fd)
+{
+	struct statfs fs;
+
+	return fstatfs(fd, &fs) == 0 && fs.f_type == TM_NFS_MAGIC;
+}
+
 static struct fuse_session *make_session(struct run *run)
 {
+	const struct fuse_lowlevel_ops *ops =
+		over_nfs(run->root_fd) ? &tm_fs_caller_ops : &tm_fs_ops;
 	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
 	struct fuse_session *session = NULL;
 	char *base = NULL, *all = NULL;
@@ -312,7 +323,7 @@ static struct fuse_session *make_session(struct run *run)
 		   : NULL;
 	if (all && fuse_opt_add_arg(&args, "tmemfs") == 0 && fuse_opt_add_arg(&args, "-o") == 0 &&
 		fuse_opt_add_arg(&args, all) == 0)
-		session = fuse_session_new(&args, &tm_fs_ops, sizeof(tm_fs_ops), &run->mount);
+		session = fuse_session_new(&args, ops, sizeof(*ops), &run->mount);
 	fuse_opt_free_args(&args);
 	free(base);
 	free(all);

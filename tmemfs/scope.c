@@ -39,7 +39,6 @@ struct fs_uuid {
 #define MNT_ID_UNIQUE 0x4000u
 
 #define BTRFS_MAGIC 0x9123683e
-#define NFS_MAGIC   0x6969
 
 #define BOOT_ID_BYTES 36
 
@@ -183,7 +182,7 @@ static bool lasting_name(int dir_fd, const struct stat *st, const struct statfs 
 		name->part = part_of(fs);
 		return true;
 	}
-	if (fs->f_type == NFS_MAGIC) {
+	if (fs->f_type == TM_NFS_MAGIC) {
 		name->kind = KIND_NFS;
 		return nfs_source(dir_fd, &name->source);
 	}

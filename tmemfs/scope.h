@@ -15,6 +15,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#define TM_NFS_MAGIC 0x6969 /* of all its versions, for fstatfs(2) */
+
 struct tm_scope {
 	dev_t dev;        /* the directory's own file system */
 	bool shareable;   /* `own` is meaningful */

@@ -435,6 +435,30 @@ waits_for_fuse() {
 	retry 20 cmp "$MNT/hung" "$T/back/hung"
 }
 
+# killed_while_hung FILE COMMAND...: it waits for FILE, and is gone when it is killed.
+killed_while_hung() {
+	fault hang "$1"
+	"${@:2}" 3>&- &
+	retry 10 waits_for_fuse $!
+	kill -9 $!
+	retry 20 eval "! kill -0 $! || grep -q '^State:.*Z' /proc/$!/status"
+	fault hang ''
+}
+
+@test "whoever waits for a directory that hangs can be killed" {
+	few "$BACK"
+	old "$BACK"
+	slow "$BACK"
+	mnt -o actimeo=60
+	ls "$MNT/d"
+	defer "fault hang ''"
+	killed_while_hung /d ls "$MNT/d"
+	exec 7<"$MNT/d"
+	killed_while_hung /d ls /dev/fd/7/
+	exec 7<&-
+	[ "$(ls "$MNT/d")" = "$(ls "$T/back/d")" ]
+}
+
 @test "a backing that fails gives its error, and is back when it is" {
 	few "$BACK"
 	slow "$BACK" delay_us=0,attr_timeout=0
