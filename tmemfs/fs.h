@@ -31,6 +31,8 @@
 
 #define TM_STALE_SLOTS 64
 
+struct tm_ring;
+
 /* What statfs last said of a file system. All fields: `lock`. */
 struct tm_volume {
 	pthread_mutex_t lock;
@@ -48,6 +50,7 @@ struct tm_mount {
 	struct tm_meta *meta;
 	struct tm_notifier *notifier;    /* for opens */
 	struct tm_notifier *invalidator; /* for what others changed */
+	struct tm_ring *ring;            /* NULL: all requests are read from the device */
 	double attr_timeout;
 	double entry_timeout;
 	double negative_timeout;

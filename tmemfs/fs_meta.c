@@ -26,8 +26,8 @@ void tm_op_init(void *userdata, struct fuse_conn_info *conn)
 	/* Reads that wait for one slow file must not be all that the kernel sends. */
 	conn->max_background = mount->background;
 	conn->congestion_threshold = mount->background / 4 * 3;
-	/* Who writes takes set-user-id bits away by our doing: not before libfuse 3.17, there
-	 * tm_killpriv_agree() sees to it. */
+	/* Who writes takes set-user-id bits away by our doing: before libfuse 3.17,
+	 * session.c sees to it. */
 	conn->want &= ~(unsigned int)FUSE_CAP_HANDLE_KILLPRIV;
 #ifdef FUSE_CAP_HANDLE_KILLPRIV_V2
 	conn->want |= conn->capable & FUSE_CAP_HANDLE_KILLPRIV_V2;

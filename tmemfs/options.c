@@ -89,6 +89,8 @@ static const struct row rows[] = {
 		"most files to remember that the kernel has forgotten"},
 	{"threads", KIND_NUMBER, FIELD(threads), 1, THREADS_MAX, "N",
 		"most requests served at once (default 128)"},
+	{"io_uring", KIND_ON, FIELD(uring), 0, 0, "",
+		"take requests by io_uring, if the kernel does (fuse.enable_uring=1)"},
 	{"name", KIND_TEXT, FIELD(name), 0, 0, "NAME",
 		"what tmemctl and tmemstat call this mount (default: the mount point)"},
 	{"share", KIND_UUID, FIELD(share), 0, 0, "UUID",
