@@ -44,6 +44,7 @@ enum kind {
 	KIND_TEXT,        /* const char * */
 	KIND_LIST,        /* const char *[TM_EXCLUDE_MAX + 1], one more each time */
 	KIND_UUID,        /* the same */
+	KIND_SWITCH,      /* bool, on or off */
 	KIND_RECOMPRESS,  /* enum tm_recompress, on or off */
 };
 
@@ -89,8 +90,8 @@ static const struct row rows[] = {
 		"most files to remember that the kernel has forgotten"},
 	{"threads", KIND_NUMBER, FIELD(threads), 1, THREADS_MAX, "N",
 		"most requests served at once (default 128)"},
-	{"io_uring", KIND_ON, FIELD(uring), 0, 0, "",
-		"take requests by io_uring, if the kernel does (fuse.enable_uring=1)"},
+	{"io_uring", KIND_SWITCH, FIELD(uring), 0, 0, "on|off",
+		"take requests by io_uring where the kernel offers it (default on)"},
 	{"name", KIND_TEXT, FIELD(name), 0, 0, "NAME",
 		"what tmemctl and tmemstat call this mount (default: the mount point)"},
 	{"share", KIND_UUID, FIELD(share), 0, 0, "UUID",
@@ -198,7 +199,7 @@ static const struct {
 #endif
 	{"writeback_cache", "no"},
 	{"passthrough", "no"},
-	{"io_uring", "no"},
+	{"io_uring", "yes, where fuse.enable_uring=1"},
 };
 
 static void print_version(void)
@@ -319,6 +320,9 @@ static int set_value(struct tm_fs_options *options, const struct row *row, const
 		return 0;
 	case KIND_CONSISTENCY:
 		return set_consistency(options, value);
+	case KIND_SWITCH:
+		*(bool *)field = strcmp(value, "on") == 0;
+		return strcmp(value, "on") == 0 || strcmp(value, "off") == 0 ? 0 : -EINVAL;
 	case KIND_RECOMPRESS:
 		*(enum tm_recompress *)field =
 			strcmp(value, "on") == 0 ? TM_RECOMPRESS_ON : TM_RECOMPRESS_OFF;
@@ -442,6 +446,7 @@ enum tm_parsed tm_fs_options_parse(int argc, char **argv, struct tm_fs_options *
 		.file_max = INT64_MAX,
 		.order = ORDER,
 		.threads = THREADS,
+		.uring = true,
 		.attr_timeout = TIMEOUT,
 		.entry_timeout = TIMEOUT,
 		.ask_on_open = true,

@@ -436,7 +436,7 @@ static void *server_main(void *arg)
 	bool first = !server->entry;
 	int rc;
 
-	if (!getenv("TM_RING_LOOSE"))
+	if (getenv("TM_RING_PIN"))
 		stay_there(server->queue->number);
 	rc = server_open(server);
 	if (first && !wait_for_begin(server, rc))
