@@ -346,8 +346,8 @@ static void on_idle(void *opaque)
 /* Without it requests are read, as ever. */
 static void start_ring(struct run *run, struct fuse_session *session)
 {
-	if (tm_ring_start(session, run->options.threads, on_idle, run->mount.cache,
-		    &run->mount.ring) < 0)
+	if (tm_ring_start(
+		    session, run->options.threads, on_idle, run->mount.cache, &run->mount.ring) < 0)
 		run->mount.ring = NULL;
 }
 

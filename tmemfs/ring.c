@@ -2,29 +2,32 @@
 /*
  * ring.c - a thread, its io_uring and one entry of the kernel's queue
  *
- *   kernel's queue of processor 0: entry, entry, ...      latest free one first
- *                                    |      |
- *   server (thread + io_uring)       *      *             waits, or carries out a request
+ *   kernel's queue of processor 0: entry  entry  entry  entry  entry ...    the last used one first
+ *                                    |      |      |______|______|
+ *                                 server  server        usher          threads, each with an
+ * io_uring
  *
- *   waiting --request--> serving --answered, returned--> waiting      (one system call: commit, fetch)
- *                           |
- *                           +--another thread answered, or will--> parked, without an entry
- *   parked --an entry to commit, or a new one as nobody waits--> waiting
+ *   server: waits --request--> carries it out --answer--> waits              one system call a
+ * request |                       ^
+ *                                  +- another answers ->  parked <- usher: takes this entry
  *
- * Why each thread has one entry, and an io_uring of its own: an entry that is free belongs to the
- * thread that submitted it. If the kernel gives it a request, that one thread has to come and fetch
- * it, whoever else is idle. A thread that submitted two, and then waits for a backing that hangs,
- * keeps somebody else's request waiting. (This is also why we do not use libfuse's own rings, where
- * a thread serves a whole queue.) So a thread submits its entry only when it has nothing else to do:
- * also what a handler does after its answer is done before the kernel hears of that.
+ * An entry that is free belongs to the thread that submitted it. If the kernel gives it a request,
+ * that one thread has to come and fetch it, whoever else is idle. So a thread that submitted two,
+ * and then waits for a backing that hangs with the first, keeps somebody else's request waiting.
+ * (This is why we do not use libfuse's own rings: there one thread serves a whole queue.) Hence a
+ * server has one entry, and submits it only when it has nothing else to do: what a handler does
+ * after its answer is done before the kernel hears of that.
  *
- * Entries are never taken back: the kernel prefers those that were used last.
+ * The kernel does not look at requests that wait when an entry is new, only when one was used. So
+ * all entries are made at the beginning, and the usher, who never waits for anything else, has
+ * those that no server has: a request that comes to it goes to a server, together with the entry,
+ * which is the server's from then on. Because the kernel prefers the entry that was used last, that
+ * happens only when all servers are busy.
  *
  * Invariants
- *   1. An entry that is the kernel's belongs to one server, and that one waits.
- *   2. While a request is carried out some server of its queue waits, unless `max` are busy.
- *   3. A request that another thread may answer (it is interrupted, or waits for a notification)
- *      is carried out on a copy: its entry is another server's by then.
+ *   1. An entry that is the kernel's belongs to one thread, and that one waits.
+ *   2. A request that another thread may answer (it is interrupted, or waits for a notification)
+ *      is carried out on a copy: its entry may be the usher's again by then.
  *
  * Locking: one mutex for each queue, held for a few instructions. Threads block every signal.
  */
@@ -32,7 +35,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -48,31 +50,32 @@
 #include "tmemfs/session.h"
 #include "tmemfs/uring.h"
 
-#define COPY_MAX 8192 /* longer ones are writes and extended attributes, which only we answer */
-#define IDLE_NS  3000000000ull
-#define ROOM     4096 /* before the payload: for the headers, so that a request is in one piece */
-#define AGAIN_NS (10 * 1000000l)
+#define COPY_MAX    8192 /* longer ones are writes and extended attributes, which only we answer */
+#define ENTRIES_MAX 1024 /* a queue */
+#define IDLE_NS     2000000000ull
+#define ROOM        4096 /* before the payload: for the headers, so that a request is in one piece */
 
-#define EVENT_STOP  0
-#define EVENT_ENTRY 1
+/* What an event is about: the address of an entry, or: */
+#define EVENT_CALL 0
 
 struct entry {
-	struct queue *queue;            /* constant */
-	struct tm_ring_header *header;  /* the same: shared with the kernel, one mapping with: */
-	char *payload;                  /* ROOM before it */
-	struct iovec iov[2];            /* these two, for the kernel */
-	uint32_t command;               /* server: what to submit */
-	bool in_place;                  /* server: carried out where it is */
-	uint64_t unique;                /* queue lock: the request, 0: none that is to be answered */
-	struct server *server;          /* queue lock: who carries it out, or did; NULL: nobody */
-	bool answered;                  /* server, or queue lock if another thread does it */
-	struct entry *next;             /* queue lock: of all */
+	struct queue *queue;           /* constant */
+	struct tm_ring_header *header; /* the same; shared with the kernel, one mapping with: */
+	char *payload;                 /* ROOM before it */
+	struct iovec iov[2];           /* these two, for the kernel */
+	uint32_t command;              /* whose it is: what to submit */
+	bool in_place;                 /* server: carried out where it is */
+	bool answered;                 /* server, or queue lock if another thread does it */
+	uint64_t unique;               /* queue lock: the request; 0: none that is to be answered */
+	struct server *server;         /* queue lock: who carries it out; NULL: nobody any more */
+	struct entry *next; /* queue lock: of those that wait for a server, or the usher */
 };
 
 struct server {
 	struct queue *queue; /* constant */
 	pthread_t thread;    /* constant */
 	struct tm_uring uring;
+	bool has_uring;
 	struct entry *entry;   /* queue lock: NULL: parked, or robbed of it */
 	struct server *under;  /* queue lock: of the parked */
 	struct server *next;   /* queue lock: of all */
@@ -81,23 +84,27 @@ struct server {
 };
 
 struct queue {
-	struct tm_ring *ring; /* constant */
-	unsigned int number;  /* constant: the processor's */
+	struct tm_ring *ring;  /* constant */
+	unsigned int number;   /* constant: the processor's */
+	pthread_t usher;       /* constant */
+	struct tm_uring uring; /* usher */
+	int call_fd;           /* eventfd: the usher has something to do */
+	struct entry *entries; /* constant: ring->max of them */
+	char *memory;          /* constant: theirs */
 	pthread_mutex_t lock;
 
 	/* lock */
 	struct server *servers;
 	struct server *parked;
-	struct entry *entries;
 	unsigned int server_count;
-	unsigned int entry_count; /* but for those that wait for another thread's answer */
-	unsigned int receivers; /* that wait, or are on their way to it */
+	struct entry *requests; /* that no server was there for */
+	struct entry *answers;  /* for the usher to submit */
 };
 
 struct tm_ring {
 	/* Constant. */
 	struct fuse_session *session;
-	unsigned int max;
+	unsigned int max; /* entries a queue; twice as many servers */
 	void (*on_idle)(void *opaque);
 	void *opaque;
 	int stop_fd; /* eventfd: readable once `stopping` */
@@ -106,13 +113,13 @@ struct tm_ring {
 	pthread_cond_t changed;
 
 	/* lock */
-	unsigned int ready, failed;
+	unsigned int ready;
 	int error;
 	bool begun, agreed;
 	size_t payload; /* constant once begun */
 
 	_Atomic bool stopping;
-	unsigned int queue_count;
+	unsigned int queue_count, usher_count;
 	struct queue queues[];
 };
 
@@ -124,41 +131,46 @@ static void *server_main(void *arg);
 
 /* --- entries ------------------------------------------------------------------------------- */
 
-static struct entry *entry_new_locked(struct queue *queue)
+static size_t entry_bytes(const struct tm_ring *ring)
 {
-	size_t payload = queue->ring->payload;
-	struct entry *entry = queue->entry_count < queue->ring->max ? calloc(1, sizeof(*entry)) : NULL;
-	char *mem;
-
-	if (!entry)
-		return NULL;
-	mem = mmap(NULL, 2 * ROOM + payload, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-		0);
-	if (mem == MAP_FAILED) {
-		free(entry);
-		return NULL;
-	}
-	entry->queue = queue;
-	entry->header = (struct tm_ring_header *)mem;
-	entry->payload = mem + 2 * ROOM;
-	entry->iov[0] = (struct iovec){entry->header, sizeof(*entry->header)};
-	entry->iov[1] = (struct iovec){entry->payload, payload};
-	entry->command = TM_RING_REGISTER;
-	entry->next = queue->entries;
-	queue->entries = entry;
-	queue->entry_count++;
-	return entry;
+	return 2 * ROOM + TM_ALIGN(ring->payload, (size_t)ROOM);
 }
 
-static void entry_prepare(struct entry *entry, struct tm_uring *uring, int device)
+/* Memory is taken when it is used. */
+static int entries_make(struct queue *queue)
+{
+	const struct tm_ring *ring = queue->ring;
+
+	queue->entries = calloc(ring->max, sizeof(*queue->entries));
+	queue->memory = mmap(NULL, ring->max * entry_bytes(ring), PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (queue->memory == MAP_FAILED)
+		queue->memory = NULL;
+	if (!queue->entries || !queue->memory)
+		return -ENOMEM;
+	for (unsigned int i = 0; i < ring->max; i++) {
+		struct entry *entry = &queue->entries[i];
+		char *mem = queue->memory + i * entry_bytes(ring);
+
+		entry->queue = queue;
+		entry->header = (struct tm_ring_header *)mem;
+		entry->payload = mem + 2 * ROOM;
+		entry->iov[0] = (struct iovec){entry->header, sizeof(*entry->header)};
+		entry->iov[1] = (struct iovec){entry->payload, ring->payload};
+		entry->command = TM_RING_REGISTER;
+	}
+	return 0;
+}
+
+static void entry_prepare(struct entry *entry, struct tm_uring *uring)
 {
 	struct io_uring_sqe *sqe = tm_uring_prepare(uring);
 	struct tm_ring_command command = {.qid = (uint16_t)entry->queue->number};
 
 	sqe->opcode = IORING_OP_URING_CMD;
-	sqe->fd = device;
+	sqe->fd = fuse_session_fd(entry->queue->ring->session);
 	sqe->off = entry->command; /* of which the kernel calls 32 bits cmd_op */
-	sqe->user_data = EVENT_ENTRY;
+	sqe->user_data = (uint64_t)(uintptr_t)entry;
 	if (entry->command == TM_RING_REGISTER) {
 		sqe->addr = (uint64_t)(uintptr_t)entry->iov;
 		sqe->len = 2;
@@ -177,11 +189,22 @@ static void entry_rest(const struct entry *entry)
 
 /* --- servers -------------------------------------------------------------------------------- */
 
-/* One more thread, for `entry` if it is not NULL. 0 or -errno. */
+static int thread_start(pthread_t *ret_thread, void *(*run)(void *), void *arg)
+{
+	sigset_t all, old;
+	int rc;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	rc = pthread_create(ret_thread, NULL, run, arg);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return -rc;
+}
+
+/* One more server, which begins with the request in `entry`. 0 or -errno. */
 static int add_server_locked(struct queue *queue, struct entry *entry)
 {
 	struct server *server = calloc(1, sizeof(*server));
-	sigset_t all, old;
 	int rc;
 
 	if (!server)
@@ -189,25 +212,21 @@ static int add_server_locked(struct queue *queue, struct entry *entry)
 	server->queue = queue;
 	server->entry = entry;
 	pthread_cond_init(&server->called, NULL);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = pthread_create(&server->thread, NULL, server_main, server);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (rc) {
+	rc = thread_start(&server->thread, server_main, server);
+	if (rc < 0) {
 		pthread_cond_destroy(&server->called);
 		free(server);
-		return -rc;
+		return rc;
 	}
-	if (entry)
-		entry->server = server;
+	entry->server = server;
 	server->next = queue->servers;
 	queue->servers = server;
 	queue->server_count++;
 	return 0;
 }
 
-/* Have somebody else wait with `entry`. False if there is no thread for it. */
-static bool give_locked(struct queue *queue, struct entry *entry)
+/* Have a server carry out the request in `entry`, or keep it until there is one. */
+static void give_locked(struct queue *queue, struct entry *entry)
 {
 	struct server *server = queue->parked;
 
@@ -217,35 +236,13 @@ static bool give_locked(struct queue *queue, struct entry *entry)
 		entry->server = server;
 		pthread_cond_signal(&server->called);
 	} else if (queue->server_count >= 2 * queue->ring->max ||
-		   add_server_locked(queue, entry) < 0) {
-		return false;
+		add_server_locked(queue, entry) < 0) {
+		entry->next = queue->requests;
+		queue->requests = entry;
 	}
-	queue->receivers++;
-	return true;
 }
 
-/* A request has come for `server`. Without anybody to spare the others wait until one is done. */
-static void received(struct server *server, struct entry *entry)
-{
-	struct queue *queue = server->queue;
-	struct entry *more;
-
-	pthread_mutex_lock(&queue->lock);
-	entry->unique = entry->header->in.unique;
-	entry->answered = false;
-	if (--queue->receivers == 0 && !atomic_load(&queue->ring->stopping)) {
-		more = entry_new_locked(queue);
-		if (more && !give_locked(queue, more)) {
-			queue->entries = more->next;
-			queue->entry_count--;
-			munmap(more->header, 2 * ROOM + queue->ring->payload);
-			free(more);
-		}
-	}
-	pthread_mutex_unlock(&queue->lock);
-}
-
-/* Wait until there is an entry for this thread. False at the end. */
+/* Wait for the usher to bring a request. False at the end. */
 static bool park(struct server *server)
 {
 	struct queue *queue = server->queue;
@@ -253,8 +250,14 @@ static bool park(struct server *server)
 
 	queue->ring->on_idle(queue->ring->opaque);
 	pthread_mutex_lock(&queue->lock);
-	server->under = queue->parked;
-	queue->parked = server;
+	if (queue->requests) {
+		server->entry = queue->requests;
+		queue->requests = server->entry->next;
+		server->entry->server = server;
+	} else {
+		server->under = queue->parked;
+		queue->parked = server;
+	}
 	while (!server->entry && !atomic_load(&queue->ring->stopping))
 		pthread_cond_wait(&server->called, &queue->lock);
 	go_on = server->entry;
@@ -262,7 +265,28 @@ static bool park(struct server *server)
 	return go_on;
 }
 
-/* The handler has returned: wait with the entry again, if it is still ours. */
+static void call(int fd)
+{
+	uint64_t one = 1;
+
+	if (write(fd, &one, sizeof(one)) < 0) {
+		/* An eventfd takes that. */
+	}
+}
+
+/* The request is answered, but not by who could submit that. */
+static void submit_by_usher_locked(struct queue *queue, struct entry *entry)
+{
+	if (entry->server)
+		entry->server->entry = NULL;
+	entry->server = NULL;
+	entry->unique = 0;
+	entry->next = queue->answers;
+	queue->answers = entry;
+	call(queue->call_fd);
+}
+
+/* The handler has returned. True if the answer is there and the entry still the server's. */
 static bool done(struct server *server, struct entry *entry)
 {
 	struct queue *queue = server->queue;
@@ -270,23 +294,17 @@ static bool done(struct server *server, struct entry *entry)
 
 	pthread_mutex_lock(&queue->lock);
 	keeps = server->entry == entry && entry->answered;
-	if (keeps) {
+	if (keeps && !server->has_uring) {
+		submit_by_usher_locked(queue, entry);
+		keeps = false;
+	} else if (keeps) {
 		entry->unique = 0;
 	} else if (server->entry == entry) {
 		entry->server = NULL; /* whoever answers sees to it */
 		server->entry = NULL;
-		queue->entry_count--;
 	}
-	if (!keeps && queue->receivers == 0) {
-		server->entry = entry_new_locked(queue);
-		keeps = server->entry;
-		if (keeps)
-			server->entry->server = server;
-	}
-	if (keeps)
-		queue->receivers++;
 	pthread_mutex_unlock(&queue->lock);
-	return keeps || park(server);
+	return keeps;
 }
 
 /* --- requests -------------------------------------------------------------------------------- */
@@ -322,15 +340,18 @@ static void answer_error(struct entry *entry, int error)
 	entry->answered = true;
 }
 
-/* Carry out what has come with the server's entry. False at the end. */
+/* Carry out the request in the server's entry. True if the entry is to be submitted. */
 static bool serve(struct server *server)
 {
+	struct queue *queue = server->queue;
 	struct entry *entry = server->entry;
-	struct tm_ring *ring = server->queue->ring;
 	struct fuse_buf request;
 
 	entry->command = TM_RING_COMMIT;
-	received(server, entry);
+	pthread_mutex_lock(&queue->lock);
+	entry->unique = entry->header->in.unique;
+	entry->answered = false;
+	pthread_mutex_unlock(&queue->lock);
 	request = request_of(server, entry);
 	if (request.size == 0) {
 		answer_error(entry, -EIO);
@@ -339,20 +360,31 @@ static bool serve(struct server *server)
 	serving = entry;
 	serving_unique = entry->unique;
 	tm_session_note(&request);
-	fuse_session_process_buf(ring->session, &request);
+	fuse_session_process_buf(queue->ring->session, &request);
 	serving = NULL;
 	return done(server, entry);
 }
 
-/* Submit the entry and wait for a request. 0; -ENOTCONN the end; another errno: the entry is lost. */
-static int fetch(struct server *server)
+/* Hear when `fd` can be read. */
+static void watch_for(struct tm_uring *uring, int fd)
+{
+	struct io_uring_sqe *sqe = tm_uring_prepare(uring);
+
+	sqe->opcode = IORING_OP_POLL_ADD;
+	sqe->fd = fd;
+	sqe->poll32_events = 1; /* POLLIN */
+	sqe->user_data = EVENT_CALL;
+}
+
+/* Submit the server's entry and wait for a request. False at the end. */
+static bool fetch(struct server *server)
 {
 	struct tm_ring *ring = server->queue->ring;
 	struct entry *entry = server->entry;
 	uint64_t timeout = IDLE_NS, event;
 	int rc;
 
-	entry_prepare(entry, &server->uring, fuse_session_fd(ring->session));
+	entry_prepare(entry, &server->uring);
 	for (;;) {
 		rc = tm_uring_wait(&server->uring, timeout);
 		if (rc == -ETIME) {
@@ -360,52 +392,76 @@ static int fetch(struct server *server)
 			entry_rest(entry);
 			ring->on_idle(ring->opaque);
 		} else if (rc < 0 && rc != -EINTR && rc != -EAGAIN && rc != -EBUSY) {
-			return -ENOTCONN;
+			return false;
 		}
 		while (tm_uring_next(&server->uring, &event, &rc)) {
-			if (event == EVENT_STOP || rc == -ENOTCONN || rc == -ECONNABORTED)
-				return -ENOTCONN;
+			if (event == EVENT_CALL)
+				return false;
+			if (rc == 0)
+				return true;
 			if (rc != -EAGAIN && rc != -EINTR)
-				return rc;
-			entry_prepare(entry, &server->uring, fuse_session_fd(ring->session));
+				return false; /* the connection is over */
+			entry_prepare(entry, &server->uring);
 		}
 	}
 }
 
-/* The thread belongs to its queue's processor, as the callers do whose requests come there. */
-static void stay_there(unsigned int processor)
+static void *server_main(void *arg)
 {
-	cpu_set_t set;
+	struct server *server = arg;
 
-	if (processor >= CPU_SETSIZE)
-		return;
-	CPU_ZERO(&set);
-	CPU_SET(processor, &set);
-	/* It may not be there, or not be for us. */
-	(void)sched_setaffinity(0, sizeof(set), &set);
+	server->has_uring = tm_uring_open(4, &server->uring) == 0;
+	if (server->has_uring)
+		watch_for(&server->uring, server->queue->ring->stop_fd);
+	while (serve(server) ? fetch(server) : park(server))
+		;
+	if (server->has_uring)
+		tm_uring_close(&server->uring);
+	return NULL;
 }
 
-static int server_open(struct server *server)
-{
-	int rc = tm_uring_open(&server->uring);
-	struct io_uring_sqe *sqe;
+/* --- the usher ------------------------------------------------------------------------------ */
 
+/* The usher is called: prepare to submit what others have answered. False at the end. */
+static bool called(struct queue *queue)
+{
+	uint64_t times;
+	struct entry *entry;
+
+	if (atomic_load(&queue->ring->stopping) || read(queue->call_fd, &times, sizeof(times)) < 0)
+		return false;
+	watch_for(&queue->uring, queue->call_fd);
+	pthread_mutex_lock(&queue->lock);
+	while ((entry = queue->answers)) {
+		queue->answers = entry->next;
+		entry_prepare(entry, &queue->uring);
+	}
+	pthread_mutex_unlock(&queue->lock);
+	return true;
+}
+
+/* One event. 0; -ENOTCONN the end; another errno of the kernel's. */
+static int usher(struct queue *queue, uint64_t event, int rc)
+{
+	struct entry *entry = (struct entry *)(uintptr_t)event;
+
+	if (event == EVENT_CALL)
+		return called(queue) ? 0 : -ENOTCONN;
+	if (rc == -EAGAIN || rc == -EINTR) {
+		entry_prepare(entry, &queue->uring);
+		return 0;
+	}
 	if (rc < 0)
-		return rc;
-	sqe = tm_uring_prepare(&server->uring);
-	sqe->opcode = IORING_OP_POLL_ADD;
-	sqe->fd = server->queue->ring->stop_fd;
-	sqe->poll32_events = 1; /* POLLIN */
-	sqe->user_data = EVENT_STOP;
+		return rc == -ECONNABORTED ? -ENOTCONN : rc;
+	pthread_mutex_lock(&queue->lock);
+	give_locked(queue, entry);
+	pthread_mutex_unlock(&queue->lock);
 	return 0;
 }
 
-/* The first thread of its queue: say how that went, and wait for the kernel's first answer. True
- * with an entry. */
-static bool wait_for_begin(struct server *server, int rc)
+/* Say how it went so far, and wait for the kernel's first answer. True if that was yes. */
+static bool wait_for_begin(struct tm_ring *ring, int rc)
 {
-	struct queue *queue = server->queue;
-	struct tm_ring *ring = queue->ring;
 	bool go_on;
 
 	pthread_mutex_lock(&ring->lock);
@@ -417,43 +473,40 @@ static bool wait_for_begin(struct server *server, int rc)
 		pthread_cond_wait(&ring->changed, &ring->lock);
 	go_on = rc == 0 && ring->agreed && !atomic_load(&ring->stopping);
 	pthread_mutex_unlock(&ring->lock);
-	if (!go_on)
-		return false;
-	pthread_mutex_lock(&queue->lock);
-	server->entry = entry_new_locked(queue);
-	if (server->entry) {
-		server->entry->server = server;
-		queue->receivers++;
-	}
-	pthread_mutex_unlock(&queue->lock);
-	return server->entry;
+	return go_on;
 }
 
-static void *server_main(void *arg)
+static void *usher_main(void *arg)
 {
-	struct server *server = arg;
-	struct tm_ring *ring = server->queue->ring;
-	bool first = !server->entry;
-	int rc;
+	struct queue *queue = arg;
+	struct tm_ring *ring = queue->ring;
+	int open_rc = tm_uring_open(ring->max + 1, &queue->uring), rc = open_rc;
+	uint64_t event;
+	int res;
 
-	if (getenv("TM_RING_PIN"))
-		stay_there(server->queue->number);
-	rc = server_open(server);
-	if (first && !wait_for_begin(server, rc))
+	if (!wait_for_begin(ring, open_rc))
 		goto out;
-	while (rc == 0) {
-		rc = fetch(server);
-		if (rc == 0 && !serve(server))
-			break;
+	rc = entries_make(queue);
+	if (rc == 0) {
+		for (unsigned int i = 0; i < ring->max; i++)
+			entry_prepare(&queue->entries[i], &queue->uring);
+		watch_for(&queue->uring, queue->call_fd);
 	}
-	/* The kernel waits for as many as have promised to come. */
-	if (rc < 0 && rc != -ENOTCONN) {
+	while (rc == 0) {
+		rc = tm_uring_wait(&queue->uring, TM_URING_FOREVER);
+		if (rc == -EINTR || rc == -EAGAIN || rc == -EBUSY)
+			rc = 0;
+		while (rc == 0 && tm_uring_next(&queue->uring, &event, &res))
+			rc = usher(queue, event, res);
+	}
+	/* The kernel sends requests here, or waits for us to come: it must not go on alone. */
+	if (rc != -ENOTCONN) {
 		fprintf(stderr, "tmemfs: io_uring: %s\n", strerror(-rc));
 		fuse_session_exit(ring->session);
 	}
 out:
-	if (server->uring.rings)
-		tm_uring_close(&server->uring);
+	if (open_rc == 0)
+		tm_uring_close(&queue->uring);
 	return NULL;
 }
 
@@ -481,35 +534,14 @@ static ssize_t fill(struct entry *entry, const struct iovec *iov, int count)
 
 static struct entry *entry_of_locked(const struct queue *queue, uint64_t unique)
 {
-	for (struct entry *entry = queue->entries; entry; entry = entry->next)
-		if (entry->unique == unique)
-			return entry;
+	for (unsigned int i = 0; queue->entries && i < queue->ring->max; i++)
+		if (queue->entries[i].unique == unique)
+			return &queue->entries[i];
 	return NULL;
 }
 
-/* Another thread answers: whoever carries the request out may never come back, so the entry is
- * somebody else's from now on. */
-static void take_away_locked(struct queue *queue, struct entry *entry)
-{
-	struct timespec pause = {0, AGAIN_NS};
-	struct server *server = entry->server;
-
-	if (server && entry->in_place)
-		return;
-	entry->unique = 0;
-	while (!give_locked(queue, entry)) {
-		if (server || atomic_load(&queue->ring->stopping))
-			break; /* then it goes when its handler returns, or never */
-		pthread_mutex_unlock(&queue->lock);
-		nanosleep(&pause, NULL);
-		pthread_mutex_lock(&queue->lock);
-	}
-	if (!server && entry->server)
-		queue->entry_count++;
-	else if (entry->server != server)
-		server->entry = NULL;
-}
-
+/* Another thread answers. Whoever carries the request out may never come back, so the entry is not
+ * his any more, unless he does it in there. */
 static bool answer_for_other(
 	struct queue *queue, const struct iovec *iov, int count, uint64_t unique, ssize_t *ret_rc)
 {
@@ -519,7 +551,8 @@ static bool answer_for_other(
 	entry = entry_of_locked(queue, unique);
 	if (entry) {
 		*ret_rc = fill(entry, iov, count);
-		take_away_locked(queue, entry);
+		if (!entry->server || !entry->in_place)
+			submit_by_usher_locked(queue, entry);
 	}
 	pthread_mutex_unlock(&queue->lock);
 	return entry;
@@ -568,13 +601,10 @@ static void free_queue(struct queue *queue)
 		pthread_cond_destroy(&server->called);
 		free(server);
 	}
-	while (queue->entries) {
-		struct entry *entry = queue->entries;
-
-		queue->entries = entry->next;
-		munmap(entry->header, 2 * ROOM + queue->ring->payload);
-		free(entry);
-	}
+	if (queue->memory)
+		munmap(queue->memory, queue->ring->max * entry_bytes(queue->ring));
+	free(queue->entries);
+	close(queue->call_fd);
 	pthread_mutex_destroy(&queue->lock);
 }
 
@@ -597,41 +627,44 @@ static struct tm_ring *ring_new(unsigned int queues)
 	if (!ring)
 		return NULL;
 	ring->stop_fd = eventfd(0, EFD_CLOEXEC);
-	if (ring->stop_fd < 0) {
-		free(ring);
-		return NULL;
-	}
 	pthread_mutex_init(&ring->lock, NULL);
 	pthread_cond_init(&ring->changed, NULL);
 	ring->queue_count = queues;
 	for (unsigned int i = 0; i < queues; i++) {
-		ring->queues[i].ring = ring;
-		ring->queues[i].number = i;
-		pthread_mutex_init(&ring->queues[i].lock, NULL);
+		struct queue *queue = &ring->queues[i];
+
+		queue->ring = ring;
+		queue->number = i;
+		queue->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		pthread_mutex_init(&queue->lock, NULL);
+		if (queue->call_fd < 0)
+			ring->error = -errno;
 	}
+	if (ring->stop_fd < 0)
+		ring->error = -errno;
 	return ring;
 }
 
 int tm_ring_start(struct fuse_session *session, unsigned int threads_max,
 	void (*on_idle)(void *opaque), void *opaque, struct tm_ring **ret_ring)
 {
-	unsigned int queues = processors(), started;
+	unsigned int queues = processors();
 	struct tm_ring *ring = queues ? ring_new(queues) : NULL;
-	int rc = 0;
+	int rc;
 
 	if (!ring)
 		return queues ? -ENOMEM : -ENOSYS;
 	ring->session = session;
-	ring->max = TM_MAX(threads_max, 2u);
+	ring->max = TM_MAX(TM_MIN(threads_max, (unsigned int)ENTRIES_MAX), 2u);
 	ring->on_idle = on_idle;
 	ring->opaque = opaque;
-	for (started = 0; started < queues && rc == 0; started += rc == 0) {
-		pthread_mutex_lock(&ring->queues[started].lock);
-		rc = add_server_locked(&ring->queues[started], NULL);
-		pthread_mutex_unlock(&ring->queues[started].lock);
+	rc = ring->error;
+	for (unsigned int i = 0; i < queues && rc == 0; i++) {
+		rc = thread_start(&ring->queues[i].usher, usher_main, &ring->queues[i]);
+		ring->usher_count += rc == 0;
 	}
 	pthread_mutex_lock(&ring->lock);
-	while (ring->ready < started)
+	while (ring->ready < ring->usher_count)
 		pthread_cond_wait(&ring->changed, &ring->lock);
 	rc = rc < 0 ? rc : ring->error;
 	pthread_mutex_unlock(&ring->lock);
@@ -656,29 +689,24 @@ void tm_ring_begin(struct tm_ring *ring, bool agreed, size_t payload)
 
 static void stop_queue(struct queue *queue)
 {
+	call(queue->call_fd);
+	pthread_join(queue->usher, NULL);
+	/* Only the usher adds servers. */
 	pthread_mutex_lock(&queue->lock);
 	for (struct server *server = queue->servers; server; server = server->next)
 		pthread_cond_signal(&server->called);
 	pthread_mutex_unlock(&queue->lock);
-	/* No server is added once `stopping` is set. */
 	for (struct server *server = queue->servers; server; server = server->next)
 		pthread_join(server->thread, NULL);
 }
 
 void tm_ring_stop(struct tm_ring *ring)
 {
-	uint64_t one = 1;
-
 	if (!ring)
 		return;
 	atomic_store(&ring->stopping, true);
-	if (write(ring->stop_fd, &one, sizeof(one)) < 0) {
-		/* An eventfd takes that. */
-	}
-	pthread_mutex_lock(&ring->lock);
-	ring->begun = true;
-	pthread_cond_broadcast(&ring->changed);
-	pthread_mutex_unlock(&ring->lock);
-	for (unsigned int i = 0; i < ring->queue_count; i++)
+	call(ring->stop_fd);
+	tm_ring_begin(ring, false, ring->payload);
+	for (unsigned int i = 0; i < ring->usher_count; i++)
 		stop_queue(&ring->queues[i]);
 }

@@ -26,8 +26,7 @@ void tm_ring_begin(struct tm_ring *ring, bool agreed, size_t payload);
 
 /* An answer, as libfuse writes it: false if its request did not come from here. Else *ret_rc is the
  * number of bytes, or -1 and errno. Any thread. */
-bool tm_ring_answer(
-	struct tm_ring *ring, const struct iovec *iov, int count, ssize_t *ret_rc);
+bool tm_ring_answer(struct tm_ring *ring, const struct iovec *iov, int count, ssize_t *ret_rc);
 
 /* Let no more requests in, and wait for those under way. Answers are ignored from then on. */
 void tm_ring_stop(struct tm_ring *ring);

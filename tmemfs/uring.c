@@ -16,25 +16,23 @@
 
 #include "core/util.h"
 
-#define ENTRIES   4
 #define SQE_BYTES 128
 #define NS        1000000000ull
 
 static void *map(int fd, size_t bytes, off_t what)
 {
-	void *mem = mmap(
-		NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, what);
+	void *mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, what);
 
 	return mem == MAP_FAILED ? NULL : mem;
 }
 
-int tm_uring_open(struct tm_uring *ret_uring)
+int tm_uring_open(unsigned int commands, struct tm_uring *ret_uring)
 {
 	struct io_uring_params params = {
 		.flags = IORING_SETUP_SQE128 | IORING_SETUP_SINGLE_ISSUER |
 			IORING_SETUP_DEFER_TASKRUN,
 	};
-	struct tm_uring u = {.fd = (int)syscall(SYS_io_uring_setup, ENTRIES, &params)};
+	struct tm_uring u = {.fd = (int)syscall(SYS_io_uring_setup, commands, &params)};
 	unsigned int *indexes;
 	char *rings;
 	int rc;
@@ -92,8 +90,7 @@ int tm_uring_wait(struct tm_uring *uring, uint64_t timeout_ns)
 		.tv_sec = (long long)(timeout_ns / NS), .tv_nsec = (long long)(timeout_ns % NS)};
 	struct io_uring_getevents_arg arg = {
 		.ts = timeout_ns == TM_URING_FOREVER ? 0 : (uint64_t)(uintptr_t)&ts};
-	unsigned int submits =
-		*uring->sq_tail - __atomic_load_n(uring->sq_head, __ATOMIC_ACQUIRE);
+	unsigned int submits = *uring->sq_tail - __atomic_load_n(uring->sq_head, __ATOMIC_ACQUIRE);
 
 	/* What is wrong with a command is said by its event. */
 	if (syscall(SYS_io_uring_enter, uring->fd, submits, 1,

@@ -24,15 +24,16 @@ struct tm_uring {
 	struct io_uring_cqe *cqes;
 };
 
-/* 0, or the errno of the system call: -ENOSYS, -EPERM, -EINVAL where the kernel is too old or
- * forbids it. */
-int tm_uring_open(struct tm_uring *ret_uring);
+/* With room for so many commands at once. 0, or the errno of the system call: -ENOSYS, -EPERM,
+ * -EINVAL where the kernel is too old or forbids it. */
+int tm_uring_open(unsigned int commands, struct tm_uring *ret_uring);
 void tm_uring_close(struct tm_uring *uring);
 
-/* The next command to submit, all zero. Commands take 128 bytes; no more than four at once. */
+/* The next command to submit, all zero, 128 bytes. */
 struct io_uring_sqe *tm_uring_prepare(struct tm_uring *uring);
 
-/* Submit what is prepared and wait for an event. 0; -ETIME none within `timeout_ns`; -EINTR. */
+/* Submit what is prepared and wait for an event, at most once and a half `timeout_ns`. 0, maybe
+ * without one; -ETIME; -EINTR. */
 int tm_uring_wait(struct tm_uring *uring, uint64_t timeout_ns);
 
 /* Take the next event: false if there is none. */
