@@ -9,6 +9,7 @@
  *             fs_dir.c   directories                   known.h   what need not be asked again
  *             fs_xattr.c                               pin.h     files that are kept warm
  *             fs_ioctl.c what tmemctl asks, file flags  killpriv.h set-user-id bits that go
+ *                                                       past.h  what goes past us
  *
  * Conventions: an operation computes 0 or -errno and replies exactly once, at its end. The kernel
  * keeps the inodes that it names in a request alive until the reply. Permissions were checked by
@@ -28,6 +29,7 @@
 #include "tmemfs/inode.h"
 #include "tmemfs/killpriv.h"
 #include "tmemfs/notify.h"
+#include "tmemfs/past.h"
 
 #define TM_STALE_SLOTS 64
 
@@ -60,6 +62,9 @@ struct tm_mount {
 	struct tm_volume volume;
 	unsigned int background; /* reads that the kernel may send without waiting for them */
 	bool direct; /* O_DIRECT goes past the kernel's pages, several writes of a file at once */
+	int device;  /* /dev/fuse, of this mount */
+	bool past;   /* files that are being written may go past us */
+	pthread_mutex_t past_lock;
 	bool acl;    /* running as root: the kernel may leave ACLs and umask to us */
 	void (*on_ready)(void *opaque);
 	void *opaque;
@@ -71,6 +76,7 @@ struct tm_mount {
  * closed it already. Constant, but for the atomics. */
 struct tm_file {
 	_Atomic unsigned int refs;
+	struct tm_mount *mount;
 	struct tm_inode *inode; /* referenced */
 	struct tm_fd place;     /* if opened from memory and at hand: what `fd` is made from */
 	int flags;

@@ -377,6 +377,7 @@ static int serve(struct run *run)
 		goto fail_mount;
 	}
 	know_own_mount(run);
+	run->mount.device = fuse_session_fd(session);
 	rc = tm_session_take(session);
 	if (rc == 0)
 		rc = tm_notifier_start(session, &run->mount.notifier);
@@ -462,6 +463,8 @@ int main(int argc, char **argv)
 	run.mount.exclude = run.options.exclude;
 	run.mount.ask_on_open = run.options.ask_on_open;
 	pthread_mutex_init(&run.mount.volume.lock, NULL);
+	pthread_mutex_init(&run.mount.past_lock, NULL);
+	run.mount.past = run.options.passthrough;
 	run.mount.background = TM_MIN(run.options.threads, BACKGROUND_MAX);
 	run.mount.acl = geteuid() == 0;
 	run.mount.on_ready = on_ready;

@@ -6,6 +6,7 @@
  * its line of --help. Names that mount(8) passes for itself are rows too, and go nowhere.
  */
 #include "tmemfs/options.h"
+#include "tmemfs/features.h"
 
 #include <errno.h>
 #include <fuse_lowlevel.h>
@@ -90,6 +91,8 @@ static const struct row rows[] = {
 		"most files to remember that the kernel has forgotten"},
 	{"threads", KIND_NUMBER, FIELD(threads), 1, THREADS_MAX, "N",
 		"most requests served at once (default 128)"},
+	{"passthrough", KIND_ON, FIELD(passthrough), 0, 0, "",
+		"who writes a file gets BACKING's own; nothing of it is cached meanwhile"},
 	{"io_uring", KIND_SWITCH, FIELD(uring), 0, 0, "on|off",
 		"take requests by io_uring where the kernel offers it (default on)"},
 	{"name", KIND_TEXT, FIELD(name), 0, 0, "NAME",
@@ -185,20 +188,24 @@ static const struct {
 	{"cache_symlinks", "yes"},
 	{"posix_acl", "yes, as root"},
 	{"expire_entry", "yes"},
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+#if TM_HAS_TMPFILE
 	{"tmpfile", "yes"},
 #else
 	{"tmpfile", "no, libfuse 3.17 has it"},
 #endif
 	{"handle_killpriv_v2", "yes"},
 	{"splice", "no"},
-#ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
+#if TM_HAS_DIRECT
 	{"parallel_direct_writes", "yes"},
 #else
 	{"parallel_direct_writes", "no, libfuse 3.17 has it together with mmap"},
 #endif
 	{"writeback_cache", "no"},
-	{"passthrough", "no"},
+#if TM_HAS_PASSTHROUGH
+	{"passthrough", "yes, -o passthrough"},
+#else
+	{"passthrough", "no, libfuse 3.17 has it"},
+#endif
 	{"io_uring", "yes, where fuse.enable_uring=1"},
 };
 

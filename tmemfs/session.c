@@ -8,6 +8,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "tmemfs/features.h"
 #include "tmemfs/fs.h"
 #include "tmemfs/ring.h"
 #include "tmemfs/ring_abi.h"
@@ -57,7 +58,7 @@ static ssize_t answer_first(struct tm_mount *mount, int fd, const struct iovec i
 	ssize_t n;
 
 	memcpy(&init, iov[1].iov_base, len);
-#if FUSE_VERSION < FUSE_MAKE_VERSION(3, 17)
+#if !TM_HAS_KILLPRIV
 	init.flags |= (uint32_t)offered & FUSE_HANDLE_KILLPRIV_V2;
 #endif
 	if (ring) {
