@@ -62,10 +62,11 @@ struct tm_mount {
 	struct tm_volume volume;
 	unsigned int background; /* reads that the kernel may send without waiting for them */
 	bool direct; /* O_DIRECT goes past the kernel's pages, several writes of a file at once */
-	int device;  /* /dev/fuse, of this mount */
-	bool past;   /* files that are being written may go past us */
+	struct fuse_session *session;
+	int device; /* its /dev/fuse */
+	bool past;  /* files that are being written may go past us */
 	pthread_mutex_t past_lock;
-	bool acl;    /* running as root: the kernel may leave ACLs and umask to us */
+	bool acl; /* running as root: the kernel may leave ACLs and umask to us */
 	void (*on_ready)(void *opaque);
 	void *opaque;
 	/* By number: threads whose last open was answered -ESTALE, see fs_file.c. */

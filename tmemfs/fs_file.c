@@ -40,8 +40,7 @@ static void source_unref(void *file)
 	tm_file_unref(file);
 }
 
-static struct tm_file *file_new(
-	struct tm_mount *mount, struct tm_inode *inode, int fd, int flags)
+static struct tm_file *file_new(struct tm_mount *mount, struct tm_inode *inode, int fd, int flags)
 {
 	struct tm_file *file = calloc(1, sizeof(*file));
 

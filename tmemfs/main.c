@@ -377,6 +377,7 @@ static int serve(struct run *run)
 		goto fail_mount;
 	}
 	know_own_mount(run);
+	run->mount.session = session;
 	run->mount.device = fuse_session_fd(session);
 	rc = tm_session_take(session);
 	if (rc == 0)

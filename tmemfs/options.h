@@ -38,7 +38,7 @@ struct tm_fs_options {
 	bool watch;
 	bool stale_ok;
 	bool passthrough; /* files that are being written may go past us */
-	bool uring; /* requests by io_uring, if the kernel has that */
+	bool uring;       /* requests by io_uring, if the kernel has that */
 	bool foreground;
 	bool debug;
 	bool subtype;

@@ -5,10 +5,10 @@
  *   nobody has it open --first open, for writing--> past us --last close--> nobody
  *                      --another first open-------> through us --last close--> nobody
  *
- * The kernel (fs/fuse/iomode.c) has an inode either in cached mode or in passthrough mode, all opens
- * alike and with the same backing file; what does not fit makes its open fail with EIO. It counts an
- * open when it has our answer, and discounts it before it tells us of the close. We count from before
- * the answer until after we were told: so whatever it has open, we know of.
+ * The kernel (fs/fuse/iomode.c) has an inode either in cached mode or in passthrough mode, all
+ * opens alike and with the same backing file; what does not fit makes its open fail with EIO. It
+ * counts an open when it has our answer, and discounts it before it tells us of the close. We count
+ * from before the answer until after we were told: so whatever it has open, we know of.
  *
  * Invariants
  *   1. From the first answer that says so to the last close, `id` is the kernel's, and a change of
@@ -17,8 +17,8 @@
  *
  * Not past us: O_DIRECT, which would need buffers as the backing wants them (if others go past us
  * already, its reads and writes come here, and only its mappings are the backing's); and files with
- * set-user-id or set-group-id bits. Bits that are set later go with the next write, even root's: the
- * kernel writes as who registered the file, and that is us without CAP_FSETID.
+ * set-user-id or set-group-id bits. Bits that are set later go with the next write, even root's:
+ * the kernel writes as who registered the file, and that is us without CAP_FSETID.
  *
  * Locking: the mount's past_lock, then whatever cache.c and known.c lock.
  */

@@ -4,11 +4,12 @@
  *
  * With `-o passthrough`, who opens a file for writing that nobody has open gets the backing's file
  * from the kernel: reads, writes and mappings go there at the backing's own speed, and we hear of
- * none of them. Until the last one has closed it, each open of the file is such a one, and nothing is
- * cached or known of it: for the cache it is one long change of our own. Then it is a new version.
+ * none of them. Until the last one has closed it, each open of the file is such a one, and nothing
+ * is cached or known of it: for the cache it is one long change of our own. Then it is a new
+ * version.
  *
- * libfuse 3.17, Linux 6.9, CAP_SYS_ADMIN, a backing that is no stacked file system itself. Where the
- * kernel does not want to, the file is served as ever.
+ * libfuse 3.17, Linux 6.9, CAP_SYS_ADMIN, a backing that is no stacked file system itself. Where
+ * the kernel does not want to, the file is served as ever.
  */
 #ifndef TMEMFS_PAST_H
 #define TMEMFS_PAST_H

@@ -28,6 +28,9 @@ void tm_ring_begin(struct tm_ring *ring, bool agreed, size_t payload);
  * number of bytes, or -1 and errno. Any thread. */
 bool tm_ring_answer(struct tm_ring *ring, const struct iovec *iov, int count, ssize_t *ret_rc);
 
+/* The request is here, and has no answer. */
+bool tm_ring_pending(struct tm_ring *ring, uint64_t unique);
+
 /* Let no more requests in, and wait for those under way. Answers are ignored from then on. */
 void tm_ring_stop(struct tm_ring *ring);
 

@@ -4,6 +4,7 @@
  */
 #include "tmemfs/session.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -13,7 +14,8 @@
 #include "tmemfs/ring.h"
 #include "tmemfs/ring_abi.h"
 
-#define PAGES_UNSAID 32 /* what the kernel takes for max_pages when nothing is said */
+#define TM_INTERRUPT_BIT 1  /* of the number of a request: it is about the one without */
+#define PAGES_UNSAID     32 /* what the kernel takes for max_pages when nothing is said */
 
 /* What the kernel's first request offers, both words of flags; 0: this thread's is another one. */
 static _Thread_local uint64_t offered;
@@ -72,6 +74,27 @@ static ssize_t answer_first(struct tm_mount *mount, int fd, const struct iovec i
 	return n;
 }
 
+/*
+ * An interrupt that libfuse saw before its request is given back to the kernel (EAGAIN), which
+ * would send it again, but not for requests that came by io_uring: so libfuse gets it again from
+ * us.
+ */
+static bool interrupt_again(struct tm_mount *mount, const struct fuse_out_header *out)
+{
+	struct {
+		struct fuse_in_header in;
+		struct fuse_interrupt_in interrupt;
+	} again = {.in = {.len = sizeof(again), .opcode = FUSE_INTERRUPT, .unique = out->unique},
+		.interrupt.unique = out->unique & ~(uint64_t)TM_INTERRUPT_BIT};
+	struct fuse_buf request = {.size = sizeof(again), .mem = &again, .fd = -1};
+
+	if (!mount->ring || out->error != -EAGAIN || !(out->unique & TM_INTERRUPT_BIT) ||
+		!tm_ring_pending(mount->ring, again.interrupt.unique))
+		return false;
+	fuse_session_process_buf(mount->session, &request);
+	return true;
+}
+
 static ssize_t answer(int fd, struct iovec *iov, int count, void *userdata)
 {
 	struct tm_mount *mount = userdata;
@@ -79,6 +102,8 @@ static ssize_t answer(int fd, struct iovec *iov, int count, void *userdata)
 
 	if (offered && count == 2)
 		return answer_first(mount, fd, iov);
+	if (interrupt_again(mount, iov[0].iov_base))
+		return (ssize_t)iov[0].iov_len;
 	if (mount->ring && tm_ring_answer(mount->ring, iov, count, &rc))
 		return rc;
 	return writev(fd, iov, count);
