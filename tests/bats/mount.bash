@@ -86,3 +86,15 @@ waits_for_fuse() {
 	local pid
 	for pid; do grep -qs request_wait_answer "/proc/$pid/stack" || return 1; done
 }
+
+# others_go_on: while $MNT/hung hangs, what is in $MNT/d can be read and written.
+others_go_on() {
+	hung_readers 60
+	timeout 60 diff -r "$T/back/d" "$MNT/d"
+	echo new >"$MNT/d/new"
+	timeout 60 cat "$MNT/d/new"
+	kill -0 "$HUNG"
+	fault hang ""
+	wait "$HUNG"
+	cmp "$MNT/hung" "$T/back/hung"
+}
