@@ -287,6 +287,7 @@ bool tm_ring_answer(struct tm_ring *ring, const struct iovec *iov, int count, ss
 
 	if (serving) {
 		*ret_rc = fill(serving, iov, count);
+		tm_ring_answered(serving);
 		return true;
 	}
 	if (out->unique == 0) /* a notification */

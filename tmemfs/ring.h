@@ -28,6 +28,11 @@ void tm_ring_begin(struct tm_ring *ring, bool agreed, size_t payload);
  * number of bytes, or -1 and errno. Any thread. */
 bool tm_ring_answer(struct tm_ring *ring, const struct iovec *iov, int count, ssize_t *ret_rc);
 
+/* The kernel hears of an answer when its handler returns. This thread's next one shall be told at
+ * once: what comes after it is short, and waits for nothing, as the kernel may have given us
+ * another request by then. */
+void tm_ring_hurry(void);
+
 /* The request is here, and has no answer. */
 bool tm_ring_pending(struct tm_ring *ring, uint64_t unique);
 

@@ -3,6 +3,7 @@
  * ring_server.c - the threads that carry requests out; see ring.c
  */
 #include "tmemfs/ring_state.h"
+#include "tmemfs/ring.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -17,12 +18,32 @@
 
 static _Thread_local struct tm_ring_entry *serving;
 static _Thread_local uint64_t serving_unique;
+static _Thread_local bool hurry;
 
 static void *server_main(void *arg);
 
 struct tm_ring_entry *tm_ring_serving(uint64_t unique)
 {
 	return serving && serving_unique == unique ? serving : NULL;
+}
+
+void tm_ring_hurry(void)
+{
+	hurry = serving;
+}
+
+void tm_ring_answered(struct tm_ring_entry *entry)
+{
+	struct tm_ring_server *server = entry->server;
+
+	if (!hurry || !server->has_uring)
+		return;
+	pthread_mutex_lock(&entry->queue->lock);
+	entry->unique = 0;
+	pthread_mutex_unlock(&entry->queue->lock);
+	tm_ring_prepare(entry, &server->uring);
+	tm_uring_submit(&server->uring);
+	entry->submitted = true;
 }
 
 /* --- servers -------------------------------------------------------------------------------- */
@@ -162,6 +183,7 @@ static bool serve(struct tm_ring_server *server)
 		tm_ring_answer_error(entry, -EIO);
 		return done(server, entry);
 	}
+	hurry = false;
 	serving = entry;
 	serving_unique = entry->unique;
 	tm_session_note(&request);
@@ -185,7 +207,9 @@ static bool fetch(struct tm_ring_server *server)
 	uint64_t timeout = IDLE_NS, event;
 	int rc;
 
-	tm_ring_prepare(entry, &server->uring);
+	if (!entry->submitted)
+		tm_ring_prepare(entry, &server->uring);
+	entry->submitted = false;
 	for (;;) {
 		rc = tm_uring_wait(&server->uring, timeout);
 		if (rc == -ETIME) {

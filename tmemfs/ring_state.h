@@ -29,6 +29,7 @@ struct tm_ring_entry {
 	struct iovec iov[2];           /* these two, for the kernel */
 	uint32_t command;              /* whose it is: what to submit */
 	bool in_place;                 /* server: carried out where it is */
+	bool submitted;                /* server: before its handler returned */
 	bool answered;                 /* server, or queue lock if another thread does it */
 	uint64_t unique;               /* queue lock: the request; 0: none that is to be answered */
 	struct tm_ring_server *server; /* queue lock: who carries it out; NULL: nobody any more */
@@ -104,6 +105,9 @@ void tm_ring_give_locked(struct tm_ring_queue *queue, struct tm_ring_entry *entr
 
 /* What this thread is carrying out: NULL, or its request, which is `unique`. */
 struct tm_ring_entry *tm_ring_serving(uint64_t unique);
+
+/* The server's answer is there: submit it, if that is urgent. */
+void tm_ring_answered(struct tm_ring_entry *entry);
 
 /* Answer the request in `entry` with an error. */
 void tm_ring_answer_error(struct tm_ring_entry *entry, int error);

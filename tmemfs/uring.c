@@ -84,16 +84,26 @@ struct io_uring_sqe *tm_uring_prepare(struct tm_uring *uring)
 	return (struct io_uring_sqe *)sqe;
 }
 
+static unsigned int prepared(const struct tm_uring *uring)
+{
+	return *uring->sq_tail - __atomic_load_n(uring->sq_head, __ATOMIC_ACQUIRE);
+}
+
+void tm_uring_submit(struct tm_uring *uring)
+{
+	/* What fails is still there for tm_uring_wait(). */
+	(void)syscall(SYS_io_uring_enter, uring->fd, prepared(uring), 0, 0, NULL, 0);
+}
+
 int tm_uring_wait(struct tm_uring *uring, uint64_t timeout_ns)
 {
 	struct __kernel_timespec ts = {
 		.tv_sec = (long long)(timeout_ns / NS), .tv_nsec = (long long)(timeout_ns % NS)};
 	struct io_uring_getevents_arg arg = {
 		.ts = timeout_ns == TM_URING_FOREVER ? 0 : (uint64_t)(uintptr_t)&ts};
-	unsigned int submits = *uring->sq_tail - __atomic_load_n(uring->sq_head, __ATOMIC_ACQUIRE);
 
 	/* What is wrong with a command is said by its event. */
-	if (syscall(SYS_io_uring_enter, uring->fd, submits, 1,
+	if (syscall(SYS_io_uring_enter, uring->fd, prepared(uring), 1,
 		    IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &arg, sizeof(arg)) < 0)
 		return -errno;
 	return 0;

@@ -36,6 +36,9 @@ struct io_uring_sqe *tm_uring_prepare(struct tm_uring *uring);
  * without one; -ETIME; -EINTR. */
 int tm_uring_wait(struct tm_uring *uring, uint64_t timeout_ns);
 
+/* Submit what is prepared, and wait for nothing. */
+void tm_uring_submit(struct tm_uring *uring);
+
 /* Take the next event: false if there is none. */
 bool tm_uring_next(struct tm_uring *uring, uint64_t *ret_data, int *ret_res);
 
