@@ -99,8 +99,8 @@ rings() { find "/proc/$(server)/fd" -lname 'anon_inode:\[io_uring\]' 2>/dev/null
 	echo y >"$BACK/other"
 	slow "$BACK"
 	ring -o threads=4
-	local round pids pid
-	for round in {1..5}; do
+	local pids pid
+	for _ in {1..5}; do
 		fault hang /hung
 		pids=()
 		for _ in 1 2 3; do
