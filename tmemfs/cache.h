@@ -118,6 +118,9 @@ int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, struct tm_sour
  * `fd` is what they were read from. */
 void tm_cache_fill(struct tm_cache *cache, struct tm_inode *inode, int fd);
 
+/* The backing keeps its readers waiting longer than that would take. */
+bool tm_cache_slow(struct tm_cache *cache);
+
 /* This thread will not read for a while: give its buffer back. */
 void tm_cache_rest(struct tm_cache *cache);
 

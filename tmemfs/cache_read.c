@@ -89,7 +89,7 @@ static void note_delay(struct tm_cache *cache, uint64_t ns)
 	atomic_store(&cache->read_ns, before + ns / 8 - before / 8);
 }
 
-static bool slow(struct tm_cache *cache)
+bool tm_cache_slow(struct tm_cache *cache)
 {
 	return atomic_load(&cache->read_ns) >= SLOW_NS;
 }
@@ -245,7 +245,7 @@ int tm_cache_read(struct tm_cache *cache, struct tm_inode *inode, struct tm_sour
 	b->first = (uint64_t)off >> cache->page_shift;
 	b->pages = (unsigned int)(((uint64_t)(end - 1) >> cache->page_shift) - b->first + 1);
 	b->epoch = v.epoch;
-	ahead = slow(cache);
+	ahead = tm_cache_slow(cache);
 	if (ahead)
 		tm_readahead_meet(cache->ahead, inode, off, (size_t)(end - off));
 	pages_get(cache, &v, b, b->pages, off, end);
@@ -302,7 +302,7 @@ bool tm_cache_hold(void *opaque)
 {
 	struct tm_cache *cache = opaque;
 
-	return !slow(cache) && tm_now_ns() - atomic_load(&cache->fill_ns) < CALM_NS &&
+	return !tm_cache_slow(cache) && tm_now_ns() - atomic_load(&cache->fill_ns) < CALM_NS &&
 		!tm_idle(&cache->idle);
 }
 

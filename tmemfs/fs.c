@@ -3,6 +3,7 @@
  * fs.c - the table of operations, and what several of them need
  */
 #include "tmemfs/fs.h"
+#include "tmemfs/features.h"
 
 #include <errno.h>
 #include <fnmatch.h>
@@ -31,7 +32,7 @@ const struct fuse_lowlevel_ops tm_fs_ops = {
 	.rename = tm_op_rename,
 	.create = tm_op_create,
 	.open = tm_op_open,
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+#if TM_HAS_TMPFILE
 	.tmpfile = tm_op_tmpfile,
 #endif
 	.release = tm_op_release,
@@ -161,6 +162,8 @@ void tm_fs_doubt(struct tm_mount *mount, struct tm_inode *inode)
 
 double tm_fs_attr_timeout(struct tm_mount *mount, struct tm_inode *inode)
 {
+	if (tm_past_us(mount, inode))
+		return 0;
 	return tm_meta_young(mount->meta, inode)
 		? TM_MIN(mount->attr_timeout, tm_fs_seconds(TM_YOUNG_NS))
 		: mount->attr_timeout;

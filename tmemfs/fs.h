@@ -11,6 +11,7 @@
  *             fs_ioctl.c what tmemctl asks, file flags  killpriv.h set-user-id bits that go
  *             fs_lock.c  flock, fcntl                  locks.h   locks, lockwait.h who waits
  *             fs_caller.c all of these as the caller
+ *                                                       past.h  what goes past us
  *
  * Conventions: an operation computes 0 or -errno and replies exactly once, at its end. The kernel
  * keeps the inodes that it names in a request alive until the reply. Permissions were checked by
@@ -29,8 +30,11 @@
 #include "tmemfs/inode.h"
 #include "tmemfs/killpriv.h"
 #include "tmemfs/notify.h"
+#include "tmemfs/past.h"
 
 #define TM_STALE_SLOTS 64
+
+struct tm_ring;
 
 /* What statfs last said of a file system. All fields: `lock`. */
 struct tm_volume {
@@ -51,6 +55,7 @@ struct tm_mount {
 	struct tm_notifier *invalidator; /* for what others changed */
 	struct tm_locks *locks;          /* NULL: locks are the kernel's, among the mount's users */
 	struct tm_lockwait *lockwait;
+	struct tm_ring *ring; /* NULL: all requests are read from the device */
 	double attr_timeout;
 	double entry_timeout;
 	double negative_timeout;
@@ -60,7 +65,11 @@ struct tm_mount {
 	struct tm_volume volume;
 	unsigned int background; /* reads that the kernel may send without waiting for them */
 	bool direct; /* O_DIRECT goes past the kernel's pages, several writes of a file at once */
-	bool acl;    /* running as root: the kernel may leave ACLs and umask to us */
+	struct fuse_session *session;
+	int device; /* its /dev/fuse */
+	bool past;  /* files that are being written may go past us */
+	pthread_mutex_t past_lock;
+	bool acl; /* running as root: the kernel may leave ACLs and umask to us */
 	void (*on_ready)(void *opaque);
 	void *opaque;
 	/* By number: threads whose last open was answered -ESTALE, see fs_file.c. */
@@ -71,6 +80,7 @@ struct tm_mount {
  * closed it already. Constant, but for the atomics. */
 struct tm_file {
 	_Atomic unsigned int refs;
+	struct tm_mount *mount;
 	struct tm_inode *inode; /* referenced */
 	struct tm_fd place;     /* if opened from memory and at hand: what `fd` is made from */
 	int flags;

@@ -7,6 +7,7 @@
  */
 #include "tmemfs/fs.h"
 #include "tmemfs/call.h"
+#include "tmemfs/ring.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -66,6 +67,8 @@ void tm_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct f
 	rc = tm_cache_read(mount->cache, file->inode, &file->source, off, size, &reply);
 	note_race(file->inode);
 	if (tm_call_end(req, &call)) {
+		if (rc == 0 && reply.fills && !tm_cache_slow(mount->cache))
+			tm_ring_hurry();
 		if (rc < 0)
 			tm_reply_rc(req, rc);
 		else

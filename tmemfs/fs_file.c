@@ -16,6 +16,7 @@
 
 #include "tmemfs/call.h"
 #include "tmemfs/creds.h"
+#include "tmemfs/features.h"
 
 /*
  * What the backing's descriptor is opened with. Not O_DIRECT: our buffers are not aligned as it
@@ -40,12 +41,13 @@ static void source_unref(void *file)
 	tm_file_unref(file);
 }
 
-static struct tm_file *file_new(struct tm_inode *inode, int fd, int flags)
+static struct tm_file *file_new(struct tm_mount *mount, struct tm_inode *inode, int fd, int flags)
 {
 	struct tm_file *file = calloc(1, sizeof(*file));
 
 	if (!file)
 		return NULL;
+	file->mount = mount;
 	file->inode = tm_inode_ref(inode);
 	file->source = (struct tm_source){source_fd, source_ref, source_unref, file, {0}};
 	file->flags = flags;
@@ -148,11 +150,17 @@ static void await_closed(struct tm_inode *inode)
 		nanosleep(&moment, NULL);
 }
 
+static void file_closed(struct tm_file *file)
+{
+	tm_past_close(file->mount, file->inode, atomic_load(&file->fd));
+	tm_file_unref(file);
+}
+
 /* The kernel has been told of the open; or, if the opener was interrupted, will never close it. */
 static void file_opened(void *arg, int rc)
 {
 	if (rc < 0)
-		tm_file_unref(arg);
+		file_closed(arg);
 }
 
 /* --- files whose last name others removed --------------------------------------------------
@@ -224,11 +232,12 @@ static int file_verify(const struct opening *o, struct tm_file *file, enum tm_ve
 	return 0;
 }
 
+/* What the kernel is told of an open file. From here on it is open: file_closed(). */
 static void fill_info(struct tm_mount *mount, struct fuse_file_info *fi, struct tm_file *file,
 	enum tm_verdict verdict)
 {
 	fi->fh = (uintptr_t)file;
-#ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP /* else such a file could not be mapped */
+#if TM_HAS_DIRECT
 	fi->direct_io = mount->direct && file->flags & O_DIRECT;
 	fi->parallel_direct_writes = fi->direct_io;
 #else
@@ -237,6 +246,7 @@ static void fill_info(struct tm_mount *mount, struct fuse_file_info *fi, struct 
 	fi->keep_cache = verdict == TM_VERDICT_SAME;
 	/* A lock that was asked for through it goes when it is released at the latest. */
 	fi->noflush = (file->flags & O_ACCMODE) == O_RDONLY && !atomic_load(&file->inode->locked);
+	tm_past_open(mount, file->inode, atomic_load(&file->fd), file->flags, fi);
 }
 
 /*
@@ -268,7 +278,7 @@ static int open_from_memory(const struct opening *o, struct tm_file **ret_file)
 	*ret_file = NULL;
 	if (!tm_cache_current(mount->cache, inode, &st, &moment))
 		return 0;
-	file = file_new(inode, -1, o->flags);
+	file = file_new(mount, inode, -1, o->flags);
 	if (!file)
 		return -ENOMEM;
 	file->place = place;
@@ -309,7 +319,7 @@ static int open_below(
 	}
 	if (fd < 0)
 		return fd;
-	file = file_new(inode, fd, o->flags & ~O_TRUNC);
+	file = file_new(mount, inode, fd, o->flags & ~O_TRUNC);
 	if (!file) {
 		close(fd);
 		return -ENOMEM;
@@ -421,7 +431,7 @@ static void answer_created(
 		return;
 	}
 	inode = tm_inode_of(req, entry.ino);
-	file = file_new(inode, fd, fi->flags);
+	file = file_new(mount, inode, fd, fi->flags);
 	opening = opening_of(req, inode, fi->flags);
 	rc = file ? file_verify(&opening, file, &verdict) : -ENOMEM;
 	if (rc == -ESTALE)
@@ -437,7 +447,7 @@ static void answer_created(
 	}
 	fill_info(mount, fi, file, verdict);
 	if (fuse_reply_create(req, &entry, fi) < 0) {
-		tm_file_unref(file);
+		file_closed(file);
 		tm_inode_forget(inode, 1);
 	}
 }
@@ -466,9 +476,13 @@ void tm_op_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, struct fuse_f
 
 void tm_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
+	struct tm_file *file = tm_file_of(fi);
+
 	(void)ino;
-	tm_fs_unlock_file(tm_mount_of(req), tm_file_of(fi));
-	tm_file_unref(tm_file_of(fi));
+	if (file) {
+		tm_fs_unlock_file(tm_mount_of(req), file);
+		file_closed(file);
+	}
 	fuse_reply_err(req, 0);
 }
 

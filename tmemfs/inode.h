@@ -16,6 +16,7 @@
 
 #include "core/util.h"
 #include "tmemfs/known.h"
+#include "tmemfs/past.h"
 #include "tmemfs/version.h"
 
 struct tm_inodes;
@@ -65,6 +66,7 @@ struct tm_inode {
 	bool unlinked;        /* through the mount: its last name is gone */
 	bool kept;            /* the kernel has forgotten it, we have not */
 
+	struct tm_past past;       /* past.c's lock */
 	struct tm_pin *pin;        /* NULL: not pinned; pin.c's lock */
 	struct tm_version version; /* cache.c's stripe lock */
 	struct tm_known known;     /* known.c */

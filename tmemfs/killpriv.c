@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 /* Constant after tm_killpriv_init(). */
@@ -23,7 +22,6 @@ static struct {
 } own;
 
 static _Thread_local bool asked;
-static _Thread_local bool first; /* the request is the kernel's first, and it can do this */
 
 void tm_killpriv_init(void)
 {
@@ -82,16 +80,11 @@ void tm_killpriv_note(const struct fuse_buf *request)
 	const struct fuse_create_in *create;
 	const struct fuse_write_in *write;
 	const struct fuse_open_in *open;
-	const struct fuse_init_in *init;
 
-	asked = first = false;
+	asked = false;
 	if (request->flags & FUSE_BUF_IS_FD || request->size < sizeof(*in))
 		return;
 	switch (in->opcode) {
-	case FUSE_INIT:
-		init = argument(request, offsetof(struct fuse_init_in, flags) + sizeof(uint32_t));
-		first = init && init->flags & FUSE_HANDLE_KILLPRIV_V2;
-		break;
 	case FUSE_WRITE:
 		write = argument(request, sizeof(*write));
 		asked = write && write->write_flags & FUSE_WRITE_KILL_SUIDGID;
@@ -122,45 +115,3 @@ bool tm_killpriv_caller(fuse_req_t req)
 {
 	return fuse_req_ctx(req)->uid != 0;
 }
-
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
-
-int tm_killpriv_agree(struct fuse_session *session)
-{
-	(void)session; /* tm_op_init() does */
-	return 0;
-}
-
-#else
-
-static ssize_t receive(int fd, void *buf, size_t len, void *userdata)
-{
-	(void)userdata;
-	return read(fd, buf, len);
-}
-
-/* Every answer comes through here; the first one is a header and what we want. */
-static ssize_t answer(int fd, struct iovec *iov, int count, void *userdata)
-{
-	struct fuse_init_out init;
-	struct iovec own_iov[2];
-
-	(void)userdata;
-	if (!first || count != 2 || iov[1].iov_len > sizeof(init) ||
-		iov[1].iov_len < offsetof(struct fuse_init_out, flags) + sizeof(init.flags))
-		return writev(fd, iov, count);
-	memcpy(&init, iov[1].iov_base, iov[1].iov_len);
-	init.flags |= FUSE_HANDLE_KILLPRIV_V2;
-	own_iov[0] = iov[0];
-	own_iov[1] = (struct iovec){&init, iov[1].iov_len};
-	return writev(fd, own_iov, count);
-}
-
-int tm_killpriv_agree(struct fuse_session *session)
-{
-	static const struct fuse_custom_io io = {.read = receive, .writev = answer};
-
-	return fuse_session_custom_io(session, &io, fuse_session_fd(session));
-}
-
-#endif

@@ -9,8 +9,7 @@
  * The backing's kernel knows what to do; it only has to see a thread without CAP_FSETID.
  *
  * libfuse does not pass on what the kernel says there (3.18 neither), so the request is looked at
- * as <linux/fuse.h> has it; and before 3.17 it cannot agree on the flag, so that is put into our
- * first answer.
+ * as <linux/fuse.h> has it; and before 3.17 it cannot agree on the flag: session.c does.
  */
 #ifndef TMEMFS_KILLPRIV_H
 #define TMEMFS_KILLPRIV_H
@@ -23,9 +22,6 @@
 
 /* Read our own capabilities. Once, before any thread. */
 void tm_killpriv_init(void);
-
-/* Agree on it with the kernel, if it can: after the mount, before the first request. 0; -ENOMEM. */
-int tm_killpriv_agree(struct fuse_session *session);
 
 /* This thread carries out `request` from now on. */
 void tm_killpriv_note(const struct fuse_buf *request);

@@ -30,7 +30,7 @@
 #include <unistd.h>
 
 #include "core/util.h"
-#include "tmemfs/killpriv.h"
+#include "tmemfs/session.h"
 
 #define RECEIVERS_MIN 2 /* so that one request at a time wakes nobody but its receiver */
 
@@ -164,7 +164,7 @@ static void *worker_main(void *arg)
 		if (rc <= 0)
 			break;
 		received(loop);
-		tm_killpriv_note(&worker->buf);
+		tm_session_note(&worker->buf);
 		fuse_session_process_buf(loop->session, &worker->buf);
 		if (!done(worker))
 			break;

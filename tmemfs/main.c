@@ -27,6 +27,8 @@
 #include "tmemfs/pin.h"
 #include "tmemfs/recover.h"
 #include "tmemfs/remount.h"
+#include "tmemfs/ring.h"
+#include "tmemfs/session.h"
 #include "tmemfs/watch.h"
 
 #define WORKERS_MAX    4
@@ -358,6 +360,14 @@ static void on_idle(void *opaque)
 	tm_cache_rest(opaque);
 }
 
+/* Without it requests are read, as ever. */
+static void start_ring(struct run *run, struct fuse_session *session)
+{
+	if (tm_ring_start(
+		    session, run->options.threads, on_idle, run->mount.cache, &run->mount.ring) < 0)
+		run->mount.ring = NULL;
+}
+
 /* Everything between the fork and the end. 0 or -errno; complaints are printed. */
 static int serve(struct run *run)
 {
@@ -384,7 +394,9 @@ static int serve(struct run *run)
 		goto fail_mount;
 	}
 	know_own_mount(run);
-	rc = tm_killpriv_agree(session);
+	run->mount.session = session;
+	run->mount.device = fuse_session_fd(session);
+	rc = tm_session_take(session);
 	if (rc == 0)
 		rc = tm_notifier_start(session, &run->mount.notifier);
 	if (rc == 0)
@@ -395,11 +407,14 @@ static int serve(struct run *run)
 		rc = tm_pins_start(&run->mount, pins_limit(run), &run->mount.pins);
 	if (rc == 0 && run->options.watch)
 		start_watch(run);
+	if (rc == 0 && run->options.uring)
+		start_ring(run, session);
 	if (rc == 0)
 		rc = tm_loop(session, run->options.threads, on_idle, run->mount.cache);
 	if (rc < 0)
 		complain("", run->mountpoint, strerror(-rc));
 
+	tm_ring_stop(run->mount.ring);
 	tm_watch_stop(run->watch);
 	tm_lockwait_stop(run->mount.lockwait);
 	tm_notifier_drain(run->mount.notifier);
@@ -409,6 +424,7 @@ static int serve(struct run *run)
 	tm_notifier_stop(run->mount.invalidator);
 	tm_pins_stop(run->mount.pins);
 	tm_cache_quiesce(run->mount.cache);
+	tm_ring_free(run->mount.ring);
 fail_mount:
 	fuse_remove_signal_handlers(session);
 fail_signals:
@@ -469,6 +485,8 @@ int main(int argc, char **argv)
 	run.mount.exclude = run.options.exclude;
 	run.mount.ask_on_open = run.options.ask_on_open;
 	pthread_mutex_init(&run.mount.volume.lock, NULL);
+	pthread_mutex_init(&run.mount.past_lock, NULL);
+	run.mount.past = run.options.passthrough;
 	run.mount.background = TM_MIN(run.options.threads, BACKGROUND_MAX);
 	run.mount.acl = geteuid() == 0;
 	run.mount.on_ready = on_ready;

@@ -6,6 +6,7 @@
  * its line of --help. Names that mount(8) passes for itself are rows too, and go nowhere.
  */
 #include "tmemfs/options.h"
+#include "tmemfs/features.h"
 
 #include <errno.h>
 #include <fuse_lowlevel.h>
@@ -44,6 +45,7 @@ enum kind {
 	KIND_TEXT,        /* const char * */
 	KIND_LIST,        /* const char *[TM_EXCLUDE_MAX + 1], one more each time */
 	KIND_UUID,        /* the same */
+	KIND_SWITCH,      /* bool, on or off */
 	KIND_RECOMPRESS,  /* enum tm_recompress, on or off */
 	KIND_LOCKS,       /* bool, true for the mount's own */
 };
@@ -93,6 +95,10 @@ static const struct row rows[] = {
 		"most files to remember that the kernel has forgotten"},
 	{"threads", KIND_NUMBER, FIELD(threads), 1, THREADS_MAX, "N",
 		"most requests served at once (default 128)"},
+	{"passthrough", KIND_ON, FIELD(passthrough), 0, 0, "",
+		"who writes a file gets BACKING's own; nothing of it is cached meanwhile"},
+	{"io_uring", KIND_SWITCH, FIELD(uring), 0, 0, "on|off",
+		"take requests by io_uring where the kernel offers it (default on)"},
 	{"name", KIND_TEXT, FIELD(name), 0, 0, "NAME",
 		"what tmemctl and tmemstat call this mount (default: the mount point)"},
 	{"share", KIND_UUID, FIELD(share), 0, 0, "UUID",
@@ -186,7 +192,7 @@ static const struct {
 	{"cache_symlinks", "yes"},
 	{"posix_acl", "yes, as root"},
 	{"expire_entry", "yes"},
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+#if TM_HAS_TMPFILE
 	{"tmpfile", "yes"},
 #else
 	{"tmpfile", "no, libfuse 3.17 has it"},
@@ -194,14 +200,18 @@ static const struct {
 	{"handle_killpriv_v2", "yes"},
 	{"locks", "yes, -o locks="},
 	{"splice", "no"},
-#ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
+#if TM_HAS_DIRECT
 	{"parallel_direct_writes", "yes"},
 #else
 	{"parallel_direct_writes", "no, libfuse 3.17 has it together with mmap"},
 #endif
 	{"writeback_cache", "no"},
-	{"passthrough", "no"},
-	{"io_uring", "no"},
+#if TM_HAS_PASSTHROUGH
+	{"passthrough", "yes, -o passthrough"},
+#else
+	{"passthrough", "no, libfuse 3.17 has it"},
+#endif
+	{"io_uring", "yes, where fuse.enable_uring=1"},
 };
 
 static void print_version(void)
@@ -322,6 +332,9 @@ static int set_value(struct tm_fs_options *options, const struct row *row, const
 		return 0;
 	case KIND_CONSISTENCY:
 		return set_consistency(options, value);
+	case KIND_SWITCH:
+		*(bool *)field = strcmp(value, "on") == 0;
+		return strcmp(value, "on") == 0 || strcmp(value, "off") == 0 ? 0 : -EINVAL;
 	case KIND_RECOMPRESS:
 		*(enum tm_recompress *)field =
 			strcmp(value, "on") == 0 ? TM_RECOMPRESS_ON : TM_RECOMPRESS_OFF;
@@ -448,6 +461,7 @@ enum tm_parsed tm_fs_options_parse(int argc, char **argv, struct tm_fs_options *
 		.file_max = INT64_MAX,
 		.order = ORDER,
 		.threads = THREADS,
+		.uring = true,
 		.attr_timeout = TIMEOUT,
 		.entry_timeout = TIMEOUT,
 		.ask_on_open = true,

@@ -37,7 +37,9 @@ struct tm_fs_options {
 	bool ask_on_open;
 	bool watch;
 	bool stale_ok;
-	bool locks_here; /* locks are the mount's own */
+	bool locks_here;  /* locks are the mount's own */
+	bool passthrough; /* files that are being written may go past us */
+	bool uring;       /* requests by io_uring, if the kernel has that */
 	bool foreground;
 	bool debug;
 	bool subtype;

@@ -359,50 +359,13 @@ same_walk() { diff <(walk "$MNT") <(walk "$BACK"); }
 
 # --- when things break ------------------------------------------------------------------------
 
-# fault NAME VALUE: see bench/slowfs.c.
-fault() { setfattr -n "user.slowfs.$1" -v "$2" "$T/slow"; }
-
-# hung_readers N: so many processes wait for different parts of $MNT/hung.
-hung_readers() {
-	python3 - "$MNT/hung" "$1" "$T/reading" <<-'PY' 3>&- &
-		import os, sys, threading, time
-		path, count, reading = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-		fds = [os.open(path, os.O_RDONLY) for i in range(count)]
-		open(reading, "w").close()
-		while not os.path.exists(reading + ".go"): time.sleep(0.01)
-		threads = [threading.Thread(target=os.pread, args=(fds[i], 4096, i << 20)) for i in range(count)]
-		for t in threads: t.start()
-		open(reading + ".all", "w").close()
-		for t in threads: t.join()
-	PY
-	HUNG=$!
-	defer "fault hang ''"
-	retry 10 test -e "$T/reading"
-	fault hang /hung
-	touch "$T/reading.go"
-	retry 10 test -e "$T/reading.all"
-}
-
-# waits_for_fuse PID...: each of them has asked for something and has no answer.
-waits_for_fuse() {
-	local pid
-	for pid; do grep -qs request_wait_answer "/proc/$pid/stack" || return 1; done
-}
-
 @test "a file that hangs keeps nobody from the others" {
 	few "$BACK"
 	truncate -s 100M "$BACK/hung"
 	old "$BACK"
 	slow "$BACK"
 	mnt
-	hung_readers 60
-	timeout 60 diff -r "$T/back/d" "$MNT/d"
-	echo new >"$MNT/d/new"
-	timeout 60 cat "$MNT/d/new"
-	kill -0 "$HUNG"
-	fault hang ""
-	wait "$HUNG"
-	cmp "$MNT/hung" "$T/back/hung"
+	others_go_on
 }
 
 @test "whoever waits for a file that hangs can be killed" {

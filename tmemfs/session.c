@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * session.c - the first request, and where answers go
+ */
+#include "tmemfs/session.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "tmemfs/features.h"
+#include "tmemfs/fs.h"
+#include "tmemfs/ring.h"
+#include "tmemfs/ring_abi.h"
+
+#define TM_INTERRUPT_BIT 1  /* of the number of a request: it is about the one without */
+#define PAGES_UNSAID     32 /* what the kernel takes for max_pages when nothing is said */
+
+/* What the kernel's first request offers, both words of flags; 0: this thread's is another one. */
+static _Thread_local uint64_t offered;
+
+void tm_session_note(const struct fuse_buf *request)
+{
+	const struct fuse_in_header *in = request->mem;
+	const struct fuse_init_in *init = (const struct fuse_init_in *)(in + 1);
+
+	offered = 0;
+	tm_killpriv_note(request);
+	if (request->flags & FUSE_BUF_IS_FD || request->size < sizeof(*in) ||
+		in->opcode != FUSE_INIT || request->size < sizeof(*in) + sizeof(*init))
+		return;
+	offered = init->flags;
+	if (init->flags & TM_FUSE_INIT_EXT)
+		offered |= (uint64_t)init->flags2 << 32;
+}
+
+static ssize_t receive(int fd, void *buf, size_t len, void *userdata)
+{
+	(void)userdata;
+	return read(fd, buf, len);
+}
+
+static size_t payload_of(const struct fuse_init_out *init)
+{
+	size_t pages = init->flags & FUSE_MAX_PAGES ? init->max_pages : PAGES_UNSAID;
+
+	size_t most = TM_MAX((size_t)init->max_write, pages * TM_PAGE_SIZE);
+
+	return TM_MAX(most, (size_t)FUSE_MIN_READ_BUFFER);
+}
+
+/* The first answer is a header and what we want. */
+static ssize_t answer_first(struct tm_mount *mount, int fd, const struct iovec iov[2])
+{
+	struct fuse_init_out init = {.flags = 0};
+	size_t len = TM_MIN(iov[1].iov_len, sizeof(init));
+	struct iovec own[2] = {iov[0], {&init, len}};
+	bool ring = mount->ring && offered & TM_FUSE_OVER_IO_URING && len == sizeof(init);
+	ssize_t n;
+
+	memcpy(&init, iov[1].iov_base, len);
+#if !TM_HAS_KILLPRIV
+	init.flags |= (uint32_t)offered & FUSE_HANDLE_KILLPRIV_V2;
+#endif
+	if (ring) {
+		init.flags |= TM_FUSE_INIT_EXT;
+		init.flags2 |= TM_FUSE_OVER_IO_URING >> 32;
+	}
+	n = writev(fd, own, 2);
+	if (mount->ring)
+		tm_ring_begin(mount->ring, ring && n >= 0, payload_of(&init));
+	offered = 0;
+	return n;
+}
+
+/*
+ * An interrupt that libfuse saw before its request is given back to the kernel (EAGAIN), which
+ * would send it again, but not for requests that came by io_uring: so libfuse gets it again from
+ * us.
+ */
+static bool interrupt_again(struct tm_mount *mount, const struct fuse_out_header *out)
+{
+	struct {
+		struct fuse_in_header in;
+		struct fuse_interrupt_in interrupt;
+	} again = {.in = {.len = sizeof(again), .opcode = FUSE_INTERRUPT, .unique = out->unique},
+		.interrupt.unique = out->unique & ~(uint64_t)TM_INTERRUPT_BIT};
+	struct fuse_buf request = {.size = sizeof(again), .mem = &again, .fd = -1};
+
+	if (!mount->ring || out->error != -EAGAIN || !(out->unique & TM_INTERRUPT_BIT) ||
+		!tm_ring_pending(mount->ring, again.interrupt.unique))
+		return false;
+	fuse_session_process_buf(mount->session, &request);
+	return true;
+}
+
+static ssize_t answer(int fd, struct iovec *iov, int count, void *userdata)
+{
+	struct tm_mount *mount = userdata;
+	ssize_t rc;
+
+	if (offered && count == 2)
+		return answer_first(mount, fd, iov);
+	if (interrupt_again(mount, iov[0].iov_base))
+		return (ssize_t)iov[0].iov_len;
+	if (mount->ring && tm_ring_answer(mount->ring, iov, count, &rc))
+		return rc;
+	return writev(fd, iov, count);
+}
+
+int tm_session_take(struct fuse_session *session)
+{
+	static const struct fuse_custom_io io = {.read = receive, .writev = answer};
+
+	return fuse_session_custom_io(session, &io, fuse_session_fd(session));
+}
