@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "tmemfs/locks.h"
+#include "tmemfs/ring.h"
 
 #define PAUSE_MIN_NS 1000000ull
 #define PAUSE_MAX_NS 250000000ull
@@ -291,7 +292,7 @@ void tm_lock_ask(struct tm_lockwait *line, const struct tm_lock_ask *ask)
 	rc = attempt(mount, ask);
 	if (rc == -EAGAIN && (ask->waits || !believed)) {
 		w->until_ns = ask->waits ? 0 : tm_now_ns() + GRACE_NS;
-		if (join(line, w))
+		if (tm_ring_spares() && join(line, w))
 			return;
 		rc = ask->waits ? -ENOLCK : rc;
 	}

@@ -46,7 +46,10 @@
 #include "core/util.h"
 #include "tmemfs/ring_state.h"
 
-#define ENTRIES_MAX 1024 /* a queue */
+/* A queue. Requests that wait, for a lock say, have one each, whoever's threads they need. */
+#define ENTRIES_MIN 128
+#define ENTRIES_MAX 1024
+#define ENTRIES_ALL 16384 /* for so many in all, or ENTRIES_MIN each */
 
 /* --- entries ------------------------------------------------------------------------------- */
 
@@ -379,6 +382,7 @@ static struct tm_ring *ring_new(unsigned int queues)
 
 		queue->ring = ring;
 		queue->number = i;
+		queue->last_request = &queue->requests;
 		queue->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		pthread_mutex_init(&queue->lock, NULL);
 		if (queue->call_fd < 0)
@@ -399,7 +403,9 @@ int tm_ring_start(struct fuse_session *session, unsigned int threads_max,
 	if (!ring)
 		return queues ? -ENOMEM : -ENOSYS;
 	ring->session = session;
-	ring->max = TM_MAX(TM_MIN(threads_max, (unsigned int)ENTRIES_MAX), 2u);
+	ring->max = TM_MIN(
+		TM_MAX(ENTRIES_ALL / queues, (unsigned int)ENTRIES_MIN), (unsigned int)ENTRIES_MAX);
+	ring->busy_max = TM_MAX(threads_max, 1u);
 	ring->on_idle = on_idle;
 	ring->opaque = opaque;
 	rc = ring->error;

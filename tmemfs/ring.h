@@ -14,7 +14,7 @@
 struct tm_ring;
 
 /* Make a thread for each processor that could ever be there, to see that it works. At most
- * `threads_max` requests are under way at once on each. `on_idle` is called by a thread that had
+ * `threads_max` requests are carried out at once on each. `on_idle` is called by a thread that had
  * nothing to do for a while, to give memory back. Before the first request is received. 0; -ENOMEM;
  * -EAGAIN no thread; the errors of tm_uring_open(). */
 int tm_ring_start(struct fuse_session *session, unsigned int threads_max,
@@ -32,6 +32,11 @@ bool tm_ring_answer(struct tm_ring *ring, const struct iovec *iov, int count, ss
  * once: what comes after it is short, and waits for nothing, as the kernel may have given us
  * another request by then. */
 void tm_ring_hurry(void);
+
+/* This thread's request may wait for somebody else's, as one for a lock does: there are entries for
+ * others left. (A request keeps its entry until it is answered.) True if it did not come from here.
+ */
+bool tm_ring_spares(void);
 
 /* The request is here, and has no answer. */
 bool tm_ring_pending(struct tm_ring *ring, uint64_t unique);

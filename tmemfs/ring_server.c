@@ -32,6 +32,20 @@ void tm_ring_hurry(void)
 	hurry = serving;
 }
 
+bool tm_ring_spares(void)
+{
+	struct tm_ring_queue *queue = serving ? serving->queue : NULL;
+	unsigned int waiting = 0;
+
+	if (!queue)
+		return true;
+	pthread_mutex_lock(&queue->lock);
+	for (unsigned int i = 0; i < queue->ring->max; i++)
+		waiting += queue->entries[i].unique && !queue->entries[i].server;
+	pthread_mutex_unlock(&queue->lock);
+	return waiting < queue->ring->max / 4 * 3;
+}
+
 void tm_ring_answered(struct tm_ring_entry *entry)
 {
 	struct tm_ring_server *server = entry->server;
@@ -72,21 +86,43 @@ static int add_server_locked(struct tm_ring_queue *queue, struct tm_ring_entry *
 	return 0;
 }
 
+/* Those that wait in the kernel for requests of their own do not count. */
+static bool may_begin_locked(const struct tm_ring_queue *queue)
+{
+	return queue->busy < queue->ring->busy_max;
+}
+
 void tm_ring_give_locked(struct tm_ring_queue *queue, struct tm_ring_entry *entry)
 {
 	struct tm_ring_server *server = queue->parked;
 
 	entry->unique = entry->header->in.unique;
-	if (server) {
+	if (server && may_begin_locked(queue)) {
 		queue->parked = server->under;
 		server->entry = entry;
 		entry->server = server;
+		queue->busy++;
 		pthread_cond_signal(&server->called);
-	} else if (queue->server_count >= 2 * queue->ring->max ||
-		add_server_locked(queue, entry) < 0) {
-		entry->next = queue->requests;
-		queue->requests = entry;
+	} else if (may_begin_locked(queue) && add_server_locked(queue, entry) == 0) {
+		queue->busy++;
+	} else {
+		entry->next = NULL;
+		*queue->last_request = entry;
+		queue->last_request = &entry->next;
 	}
+}
+
+/* The first of the requests that no server was there for, or NULL. */
+static struct tm_ring_entry *next_request_locked(struct tm_ring_queue *queue)
+{
+	struct tm_ring_entry *entry = queue->requests;
+
+	if (!entry)
+		return NULL;
+	queue->requests = entry->next;
+	if (!queue->requests)
+		queue->last_request = &queue->requests;
+	return entry;
 }
 
 /* Wait for the usher to bring a request. False at the end. */
@@ -97,10 +133,10 @@ static bool park(struct tm_ring_server *server)
 
 	queue->ring->on_idle(queue->ring->opaque);
 	pthread_mutex_lock(&queue->lock);
-	if (queue->requests) {
-		server->entry = queue->requests;
-		queue->requests = server->entry->next;
+	server->entry = next_request_locked(queue);
+	if (server->entry) {
 		server->entry->server = server;
+		queue->busy++;
 	} else {
 		server->under = queue->parked;
 		queue->parked = server;
@@ -119,12 +155,16 @@ static bool done(struct tm_ring_server *server, struct tm_ring_entry *entry)
 	bool keeps;
 
 	pthread_mutex_lock(&queue->lock);
+	queue->busy--;
 	keeps = server->entry == entry && entry->answered;
-	if (keeps && !server->has_uring) {
-		tm_ring_by_usher_locked(queue, entry);
+	if (keeps && (!server->has_uring || (queue->requests && !entry->submitted))) {
+		tm_ring_by_usher_locked(queue, entry); /* and park() finds the request */
 		keeps = false;
 	} else if (keeps) {
 		entry->unique = 0;
+		entry = next_request_locked(queue);
+		if (entry)
+			tm_ring_give_locked(queue, entry);
 	} else if (server->entry == entry) {
 		entry->server = NULL; /* whoever answers sees to it */
 		server->entry = NULL;
@@ -199,6 +239,15 @@ static void entry_rest(const struct tm_ring_entry *entry)
 	madvise(entry->payload, entry->iov[1].iov_len, MADV_DONTNEED);
 }
 
+/* The server's own entry has a request. */
+static bool begins(struct tm_ring_queue *queue)
+{
+	pthread_mutex_lock(&queue->lock);
+	queue->busy++;
+	pthread_mutex_unlock(&queue->lock);
+	return true;
+}
+
 /* Submit the server's entry and wait for a request. False at the end. */
 static bool fetch(struct tm_ring_server *server)
 {
@@ -223,7 +272,7 @@ static bool fetch(struct tm_ring_server *server)
 			if (event == TM_EVENT_CALL)
 				return false;
 			if (rc == 0)
-				return true;
+				return begins(server->queue);
 			if (rc != -EAGAIN && rc != -EINTR)
 				return false; /* the connection is over */
 			tm_ring_prepare(entry, &server->uring);

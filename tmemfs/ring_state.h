@@ -62,14 +62,16 @@ struct tm_ring_queue {
 	struct tm_ring_server *servers;
 	struct tm_ring_server *parked;
 	unsigned int server_count;
-	struct tm_ring_entry *requests; /* that no server was there for */
-	struct tm_ring_entry *answers;  /* for the usher to submit */
+	unsigned int busy;                              /* servers that carry a request out */
+	struct tm_ring_entry *requests, **last_request; /* that no server was there for */
+	struct tm_ring_entry *answers;                  /* for the usher to submit */
 };
 
 struct tm_ring {
 	/* Constant. */
 	struct fuse_session *session;
-	unsigned int max; /* entries a queue; twice as many servers */
+	unsigned int max;      /* entries a queue */
+	unsigned int busy_max; /* requests a queue that are carried out at once */
 	void (*on_idle)(void *opaque);
 	void *opaque;
 	int stop_fd; /* eventfd: readable once `stopping` */
