@@ -96,7 +96,7 @@ goal() {
 		r = b ? a / b : 0
 		l = b ? m / b : 0
 		printf "%-8s %s: %s is %.2f x %s, %.2f wanted", (r >= f ? "reached" : "short of"), what, who, r, other, f
-		if (most) printf "; %s is %.2f x%s", most, l, (l < f ? ": out of reach" : "")
+		if (most) printf "; %s is %.2f x%s", most, l, (r < f && l < f ? ": out of reach" : "")
 		print ""
 	}'
 }
