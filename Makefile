@@ -78,7 +78,7 @@ $(B)/libtmem.a: $(call obj,$(CORE_SRC))
 
 link = $(call say,LINK,$@)mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) $(1) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(2) $(CORE_LIBS)
 
-$(FS_OBJ) $(call obj,$(BENCH_SRC)): EXTRA_CFLAGS = -DFUSE_USE_VERSION=314 $(call pkg_cflags,fuse3)
+$(FS_OBJ) $(B)/obj/nbd-plugin/mount.o $(call obj,$(BENCH_SRC)): EXTRA_CFLAGS = -DFUSE_USE_VERSION=314 $(call pkg_cflags,fuse3)
 $(B)/tmemd: $(TMEMD_OBJ) $(B)/libtmem.a
 	$(call link,,$(SECCOMP_LIBS))
 $(B)/tmemctl: $(CTL_OBJ) $(B)/libtmem.a
@@ -90,7 +90,7 @@ $(B)/nbd-keep: $(KEEP_OBJ) # locked in memory, so without the libraries of the r
 $(B)/tmemfs: $(FS_OBJ) $(B)/libtmem.a
 	$(call link,,$(call pkg_libs,fuse3))
 $(B)/nbdkit-tmem-plugin.so: $(PLUGIN_OBJ) $(B)/libtmem.a
-	$(call link,-shared -Wl$(comma)--exclude-libs$(comma)ALL,$(CRYPTO_LIBS))
+	$(call link,-shared -Wl$(comma)--exclude-libs$(comma)ALL,$(CRYPTO_LIBS) $(call pkg_libs,fuse3))
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/libtmem.a
 	$(call link,,-lcmocka $(CRYPTO_LIBS) $(SECCOMP_LIBS))
 $(B)/tests/test_policy: $(B)/obj/tools/tmemd/policy.o
@@ -103,7 +103,7 @@ $(B)/tests/test_known: $(addprefix $(B)/obj/tmemfs/,known.o version.o)
 $(B)/tests/test_readahead: $(B)/obj/tmemfs/readahead.o
 $(B)/tests/test_scope: $(addprefix $(B)/obj/tmemfs/,scope.o version.o)
 $(B)/tests/test_putq: $(B)/obj/tmemfs/putq.o
-$(B)/tests/test_device $(B)/tests/test_elsewhere: $(filter-out %/plugin.o %/exports.o %/resident.o %/lastresort.o,$(PLUGIN_OBJ))
+$(B)/tests/test_device $(B)/tests/test_elsewhere: $(filter-out %/plugin.o %/exports.o %/mount.o %/resident.o %/lastresort.o,$(PLUGIN_OBJ))
 $(B)/tests/%: $(B)/obj/tests/helpers/%.o $(B)/libtmem.a
 	$(call link)
 $(B)/tests/%: $(B)/obj/tests/torture/%.o

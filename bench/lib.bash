@@ -88,11 +88,16 @@ bars() {
 # median WHAT WHO
 median() { medians | awk -F '\t' -v what="$1" -v who="$2" '$1 == what && $2 == who { print $3 }'; }
 
-# goal WHAT WHO FACTOR OTHER: is WHO at least FACTOR times OTHER? Says so, and never fails: the machine is noisy.
+# goal WHAT WHO FACTOR OTHER [MOST]: is WHO at least FACTOR times OTHER? Says so, and never fails: the machine is noisy.
+# MOST does nothing but answer, so where even that is less than FACTOR times OTHER no server can do it, and it says so.
 goal() {
-	awk -v a="$(median "$1" "$2")" -v b="$(median "$1" "$4")" -v f="$3" -v what="$1" -v who="$2" -v other="$4" 'BEGIN {
+	awk -v a="$(median "$1" "$2")" -v b="$(median "$1" "$4")" -v f="$3" -v what="$1" -v who="$2" -v other="$4" \
+		-v most="${5:-}" -v m="$(median "$1" "${5:-$4}")" 'BEGIN {
 		r = b ? a / b : 0
-		printf "%-8s %s: %s is %.2f x %s, %.2f wanted\n", (r >= f ? "reached" : "short of"), what, who, r, other, f
+		l = b ? m / b : 0
+		printf "%-8s %s: %s is %.2f x %s, %.2f wanted", (r >= f ? "reached" : "short of"), what, who, r, other, f
+		if (most) printf "; %s is %.2f x%s", most, l, (r < f && l < f ? ": out of reach" : "")
+		print ""
 	}'
 }
 

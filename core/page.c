@@ -166,9 +166,10 @@ static int publish(struct tm_store *s, struct tm_pool *p, const struct tm_handle
 	if (rc == 0) {
 		/* Replaced, a page is as much in use as it was. */
 		tm_cursor_set(&c, slot | tm_slot_hits(old));
-		tm_page_live_locked(p, slot);
-		if (old != TM_SLOT_NONE) {
-			tm_page_dead_locked(s, p, old);
+		if (old == TM_SLOT_NONE) {
+			tm_page_live_locked(p, slot);
+		} else {
+			tm_page_moved_locked(s, p, old, slot);
 			tm_stat_add(p, TM_STAT_PUTS_REPLACED, !expect);
 		}
 	}

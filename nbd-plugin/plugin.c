@@ -20,6 +20,7 @@
 #include "nbd-plugin/exports.h"
 #include "nbd-plugin/fallback.h"
 #include "nbd-plugin/lastresort.h"
+#include "nbd-plugin/mount.h"
 #include "nbd-plugin/move.h"
 #include "nbd-plugin/resident.h"
 
@@ -27,6 +28,7 @@
 #define MAX_REQUEST  (32u << 20)
 
 static char *host_socket; /* NULL: the default */
+static char *mount_dir;   /* NULL: NBD alone */
 static enum {
 	LOCK_AUTO, /* as far as this process may, and a warning about the rest */
 	LOCK_YES,
@@ -41,6 +43,13 @@ static int config_socket(const char *value)
 	free(host_socket);
 	host_socket = strcmp(value, "none") == 0 ? strdup(value) : nbdkit_absolute_path(value);
 	return host_socket ? 0 : -1;
+}
+
+static int config_mount(const char *value)
+{
+	free(mount_dir);
+	mount_dir = nbdkit_realpath(value);
+	return mount_dir ? 0 : -1;
 }
 
 static int config_lock(const char *value)
@@ -62,6 +71,8 @@ static int tmem_config(const char *key, const char *value)
 {
 	if (strcmp(key, "lock") == 0)
 		return config_lock(value);
+	if (strcmp(key, "mount") == 0)
+		return config_mount(value);
 	if (strcmp(key, "tmem-socket") == 0)
 		return config_socket(value);
 	if (strcmp(key, "exports") == 0)
@@ -86,6 +97,7 @@ static int tmem_config_complete(void)
 	"pool=<NAME>       Name in tmemctl and tmemstat (default: the export's, or nbd-PID).\n"    \
 	"export=<NAME>     What comes after this is of a device of its own.\n"                     \
 	"exports=<PATH>    File of parameters, one 'key = value' a line.\n"                        \
+	"mount=<DIR>       Show the devices as files, too, for loop devices.\n"                    \
 	"tmem-socket=<PATH>|none   The host's control socket."
 
 static void tmem_dump_plugin(void)
@@ -242,6 +254,9 @@ static int export_open(struct tm_export *e)
 	return rc < 0 ? -1 : 0;
 }
 
+/* The plugin's table is at the end of this file. */
+static int mount_devices(void);
+
 /* All or none: when one cannot be opened the server ends, and what a predecessor left of the others
  * stays with the host. */
 static int tmem_after_fork(void)
@@ -252,6 +267,8 @@ static int tmem_after_fork(void)
 		tm_resident_lock();
 	for (struct tm_export *e = NULL; rc == 0 && (e = tm_exports_next(e));)
 		rc = export_open(e);
+	if (rc == 0 && mount_dir)
+		rc = mount_devices();
 	if (rc < 0 || lock == LOCK_NO)
 		return rc;
 	nbdkit_debug("%" PRIu64 " bytes are locked in memory before the first page",
@@ -261,10 +278,12 @@ static int tmem_after_fork(void)
 
 static void tmem_unload(void)
 {
+	tm_mount_stop();
 	for (struct tm_export *e = NULL; (e = tm_exports_next(e));)
 		tm_device_destroy(e->device);
 	tm_exports_free();
 	free(host_socket);
+	free(mount_dir);
 	tm_lastresort_close();
 }
 
@@ -484,6 +503,15 @@ static struct nbdkit_plugin plugin = {
 	.extents = tmem_extents,
 	.errno_is_preserved = 1,
 };
+
+static int mount_devices(void)
+{
+	int rc = tm_mount_start(mount_dir, &plugin);
+
+	if (rc < 0)
+		nbdkit_error("mount=%s: %s", mount_dir, strerror(-rc));
+	return rc < 0 ? -1 : 0;
+}
 
 /* nbdkit's header defines it without declaring it. */
 NBDKIT_DLL_PUBLIC struct nbdkit_plugin *plugin_init(void);

@@ -245,3 +245,41 @@ map() { nbdinfo --map "$URI" | awk '{ print $1, $2, $3 }'; }
 	serve size=64M limit=4M fallback="$T/fb" # and the file may be used again
 	[ "$(map)" = "0 67108864 3" ]
 }
+
+@test "mount: each device is a file as well, and the same one" {
+	mkdir "$T/files"
+	serve size=8M mount="$T/files" export=two size=4M
+	retry 10 test -f "$T/files/disk"
+	[ "$(ls "$T/files")" = $'disk\ntwo' ]
+	[ "$(stat -c %s "$T/files/disk" "$T/files/two")" = $'8388608\n4194304' ]
+	head -c 4M "$B/nbdkit-tmem-plugin.so" >"$T/data"
+	truncate -s 8M "$T/data"
+
+	try 0 nbdcopy "$T/data" "$URI"
+	try 0 cmp "$T/data" "$T/files/disk"
+	head -c 123457 /dev/urandom | tee "$T/piece" | dd of="$T/data" bs=4K seek=7777 oflag=seek_bytes conv=notrunc status=none
+	try 0 dd if="$T/piece" of="$T/files/disk" bs=4K seek=7777 oflag=seek_bytes conv=notrunc,fsync status=none
+	fallocate --punch-hole -o 5000 -l 70000 "$T/data"
+	try 0 fallocate --punch-hole -o 5000 -l 70000 "$T/files/disk"
+	try 0 nbdcopy "$URI" "$T/back"
+	try 0 cmp "$T/data" "$T/back"
+	try 0 cmp "$T/data" "$T/files/disk"
+	try 0 cmp -n 4194304 /dev/zero "$T/files/two"
+
+	try 1 dd if=/dev/zero of="$T/files/two" bs=4K seek=1024 count=1 conv=notrunc
+	contains 'too large'
+	try 0 fio --name=v --filename="$T/files/disk" --size=8M --rw=randwrite --bsrange=512-300k --bs_unaligned=0 --direct=1 \
+		--ioengine=libaio --iodepth=16 --verify=crc32c --verify_fatal=1 --verify_state_save=0 --minimal
+}
+
+@test "mount: a server that ends while a file is open leaves errors, not a hang" {
+	mkdir "$T/files"
+	serve size=8M mount="$T/files"
+	retry 10 test -f "$T/files/disk"
+	exec 9<"$T/files/disk"
+	stop_server
+	try 1 head -c 1 /dev/fd/9
+	exec 9<&-
+	[ -z "$(ls "$T/files")" ]
+	fails_with 'No such file' size=8M tmem-socket=none mount="$T/nowhere"
+}

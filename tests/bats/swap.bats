@@ -32,6 +32,23 @@ swapped_out() { # BYTES: the kernel wrote at least that much since swap_on
 	[ "$status" -ne 0 ]
 }
 
+@test "the same by a file of the server's own, without nbdfuse" {
+	mkdir "$T/files"
+	nbdkit -U "$T/nbd.sock" -P "$T/nbd.pid" "$B/nbdkit-tmem-plugin.so" size=256M limit=128M mount="$T/files" \
+		tmem-socket=none 2>"$T/nbd.err"
+	retry 10 test -f "$T/files/disk"
+	defer 'kill $(cat '"$T"'/nbd.pid)'
+	DEV=$("$REPO/tools/swap-attach" -o discard "$T/files/disk")
+	defer "$REPO/tools/swap-attach -d $DEV"
+	SECTORS=$(sectors_written)
+	try 0 "$REPO/tools/in-cgroup" 48M "$B/tests/memhog" 96M 1
+	contains 'pages right'
+	swapped_out $((48 << 20))
+	try 0 "$REPO/tools/swap-attach" -d "$DEV"
+	run losetup "$DEV"
+	[ "$status" -ne 0 ]
+}
+
 @test "the same when most of it overflows to the fallback" {
 	swap_on size=256M limit=8M fallback="$T/fb" tmem-socket=none
 	try 0 "$REPO/tools/in-cgroup" 48M "$B/tests/memhog" 96M 1
