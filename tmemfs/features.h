@@ -11,7 +11,7 @@
 
 #define TM_LIBFUSE_317 (FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17))
 
-/* O_TMPFILE. */
+/* O_TMPFILE; else session.c makes it one that 3.14 has. */
 #define TM_HAS_TMPFILE TM_LIBFUSE_317
 
 /* It can agree on FUSE_HANDLE_KILLPRIV_V2 with the kernel; else session.c does. */

@@ -17,6 +17,7 @@
 #include "tmemfs/call.h"
 #include "tmemfs/creds.h"
 #include "tmemfs/features.h"
+#include "tmemfs/session.h"
 
 /*
  * What the backing's descriptor is opened with. Not O_DIRECT: our buffers are not aligned as it
@@ -459,6 +460,10 @@ void tm_op_create(
 	struct tm_inode *dir = tm_inode_of(req, parent);
 	int fd;
 
+	if (tm_session_nameless()) {
+		tm_op_tmpfile(req, parent, mode, fi);
+		return;
+	}
 	tm_meta_change_begin(mount->meta, dir);
 	tm_names_change_begin(dir, name);
 	fd = create_as_caller(req, dir, name, mode, fi->flags);

@@ -192,11 +192,7 @@ static const struct {
 	{"cache_symlinks", "yes"},
 	{"posix_acl", "yes, as root"},
 	{"expire_entry", "yes"},
-#if TM_HAS_TMPFILE
 	{"tmpfile", "yes"},
-#else
-	{"tmpfile", "no, libfuse 3.17 has it"},
-#endif
 	{"handle_killpriv_v2", "yes"},
 	{"locks", "yes, -o locks="},
 	{"splice", "no"},

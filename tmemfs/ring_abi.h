@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * ring_abi.h - what Linux 6.14's <linux/fuse.h> has of FUSE over io_uring, for older headers
+ * ring_abi.h - what Linux 6.14's <linux/fuse.h> has of FUSE over io_uring, and 6.1's of O_TMPFILE,
+ * for older headers
  *
  * Documentation/filesystems/fuse/fuse-io-uring.rst says how it works.
  */
@@ -10,6 +11,7 @@
 #include <linux/fuse.h>
 #include <stdint.h>
 
+#define TM_FUSE_TMPFILE       51
 #define TM_FUSE_INIT_EXT      (1u << 30)
 #define TM_FUSE_OVER_IO_URING (1ull << 41) /* of both words of flags together */
 

@@ -20,19 +20,35 @@
 /* What the kernel's first request offers, both words of flags; 0: this thread's is another one. */
 static _Thread_local uint64_t offered;
 
-void tm_session_note(const struct fuse_buf *request)
-{
-	const struct fuse_in_header *in = request->mem;
-	const struct fuse_init_in *init = (const struct fuse_init_in *)(in + 1);
+static _Thread_local bool nameless;
 
-	offered = 0;
-	tm_killpriv_note(request);
-	if (request->flags & FUSE_BUF_IS_FD || request->size < sizeof(*in) ||
-		in->opcode != FUSE_INIT || request->size < sizeof(*in) + sizeof(*init))
-		return;
+static void note_first(const struct fuse_init_in *init)
+{
 	offered = init->flags;
 	if (init->flags & TM_FUSE_INIT_EXT)
 		offered |= (uint64_t)init->flags2 << 32;
+}
+
+void tm_session_note(struct fuse_buf *request)
+{
+	struct fuse_in_header *in = request->mem;
+
+	offered = 0;
+	nameless = false;
+	if (!(request->flags & FUSE_BUF_IS_FD) && request->size >= sizeof(*in)) {
+		if (in->opcode == FUSE_INIT &&
+			request->size >= sizeof(*in) + sizeof(struct fuse_init_in))
+			note_first((const struct fuse_init_in *)(in + 1));
+		nameless = !TM_HAS_TMPFILE && in->opcode == TM_FUSE_TMPFILE;
+		if (nameless)
+			in->opcode = FUSE_CREATE;
+	}
+	tm_killpriv_note(request);
+}
+
+bool tm_session_nameless(void)
+{
+	return nameless;
 }
 
 static ssize_t receive(int fd, void *buf, size_t len, void *userdata)
