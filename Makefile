@@ -86,7 +86,7 @@ $(B)/tmemctl: $(CTL_OBJ) $(B)/libtmem.a
 $(B)/tmemstat: $(STAT_OBJ) $(B)/libtmem.a
 	$(call link)
 $(B)/nbd-keep: $(KEEP_OBJ) # locked in memory, so without the libraries of the rest
-	$(call say,LINK,$@)$(CC) $(ALL_CFLAGS) -o $@ $^
+	$(call say,LINK,$@)mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) -o $@ $^
 $(B)/tmemfs: $(FS_OBJ) $(B)/libtmem.a
 	$(call link,,$(call pkg_libs,fuse3))
 $(B)/nbdkit-tmem-plugin.so: $(PLUGIN_OBJ) $(B)/libtmem.a
@@ -107,7 +107,7 @@ $(B)/tests/test_device $(B)/tests/test_elsewhere: $(filter-out %/plugin.o %/expo
 $(B)/tests/%: $(B)/obj/tests/helpers/%.o $(B)/libtmem.a
 	$(call link)
 $(B)/tests/%: $(B)/obj/tests/torture/%.o
-	$(call say,LINK,$@)$(CC) $(ALL_CFLAGS) -o $@ $^
+	$(call say,LINK,$@)mkdir -p $(@D) && $(CC) $(ALL_CFLAGS) -o $@ $^
 $(B)/tests/fileops: $(B)/obj/tests/torture/fileops_ops.o
 $(B)/tests/treeops: $(addprefix $(B)/obj/tests/torture/,treeops_ops.o treeops_compare.o)
 $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/libtmem.a # libFuzzer, see fuzzers

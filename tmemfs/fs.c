@@ -3,7 +3,6 @@
  * fs.c - the table of operations, and what several of them need
  */
 #include "tmemfs/fs.h"
-#include "tmemfs/features.h"
 
 #include <errno.h>
 #include <fnmatch.h>
@@ -32,9 +31,6 @@ const struct fuse_lowlevel_ops tm_fs_ops = {
 	.rename = tm_op_rename,
 	.create = tm_op_create,
 	.open = tm_op_open,
-#if TM_HAS_TMPFILE
-	.tmpfile = tm_op_tmpfile,
-#endif
 	.release = tm_op_release,
 	.flush = tm_op_flush,
 	.fsync = tm_op_fsync,

@@ -224,7 +224,6 @@ void tm_op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_
 /* fs_file.c */
 void tm_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 	struct fuse_file_info *fi);
-void tm_op_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, struct fuse_file_info *fi);
 void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void tm_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void tm_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);

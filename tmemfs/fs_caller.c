@@ -51,10 +51,6 @@ AS_CALLER(create,
 		struct fuse_file_info *fi),
 	(req, parent, name, mode, fi))
 AS_CALLER(open, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi), (req, ino, fi))
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
-AS_CALLER(tmpfile, (fuse_req_t req, fuse_ino_t parent, mode_t mode, struct fuse_file_info *fi),
-	(req, parent, mode, fi))
-#endif
 AS_CALLER(fsync, (fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi),
 	(req, ino, datasync, fi))
 AS_CALLER(flock, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, int operation),
@@ -119,9 +115,6 @@ const struct fuse_lowlevel_ops tm_fs_caller_ops = {
 	.rename = caller_rename,
 	.create = caller_create,
 	.open = caller_open,
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
-	.tmpfile = caller_tmpfile,
-#endif
 	.release = tm_op_release,
 	.flush = tm_op_flush,
 	.fsync = caller_fsync,

@@ -16,7 +16,6 @@
 
 #include "tmemfs/call.h"
 #include "tmemfs/creds.h"
-#include "tmemfs/features.h"
 #include "tmemfs/session.h"
 
 /*
@@ -233,21 +232,20 @@ static int file_verify(const struct opening *o, struct tm_file *file, enum tm_ve
 	return 0;
 }
 
-/* What the kernel is told of an open file. From here on it is open: file_closed(). */
-static void fill_info(struct tm_mount *mount, struct fuse_file_info *fi, struct tm_file *file,
-	enum tm_verdict verdict)
+/* What the kernel is told of an open file, in `fi` and by what it returns. From here on the file is
+ * open: file_closed(). */
+static struct tm_opened fill_info(struct tm_mount *mount, struct fuse_file_info *fi,
+	struct tm_file *file, enum tm_verdict verdict)
 {
 	fi->fh = (uintptr_t)file;
-#if TM_HAS_DIRECT
 	fi->direct_io = mount->direct && file->flags & O_DIRECT;
-	fi->parallel_direct_writes = fi->direct_io;
-#else
-	(void)mount;
-#endif
 	fi->keep_cache = verdict == TM_VERDICT_SAME;
 	/* A lock that was asked for through it goes when it is released at the latest. */
 	fi->noflush = (file->flags & O_ACCMODE) == O_RDONLY && !atomic_load(&file->inode->locked);
-	tm_past_open(mount, file->inode, atomic_load(&file->fd), file->flags, fi);
+	return (struct tm_opened){
+		.parallel = fi->direct_io,
+		.past = tm_past_open(mount, file->inode, atomic_load(&file->fd), file->flags),
+	};
 }
 
 /*
@@ -382,11 +380,14 @@ void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	} else if (rc < 0) {
 		tm_reply_rc(req, rc);
 	} else {
-		fill_info(mount, fi, file, verdict);
-		if (verdict == TM_VERDICT_CHANGED)
-			tm_notify_open(mount->notifier, req, ino, fi, file_opened, file);
-		else
+		struct tm_opened how = fill_info(mount, fi, file, verdict);
+
+		if (verdict == TM_VERDICT_CHANGED) {
+			tm_notify_open(mount->notifier, req, ino, fi, &how, file_opened, file);
+		} else {
+			tm_session_opened(&how);
 			file_opened(file, fuse_reply_open(req, fi));
+		}
 	}
 }
 
@@ -422,6 +423,7 @@ static void answer_created(
 	enum tm_verdict verdict;
 	struct tm_file *file = NULL;
 	struct opening opening;
+	struct tm_opened how;
 	struct tm_inode *inode;
 	int rc = fd < 0 ? fd : tm_fs_adopt(mount, dir, name, fd, &entry);
 
@@ -446,7 +448,8 @@ static void answer_created(
 		tm_reply_rc(req, rc);
 		return;
 	}
-	fill_info(mount, fi, file, verdict);
+	how = fill_info(mount, fi, file, verdict);
+	tm_session_opened(&how);
 	if (fuse_reply_create(req, &entry, fi) < 0) {
 		file_closed(file);
 		tm_inode_forget(inode, 1);
@@ -461,7 +464,8 @@ void tm_op_create(
 	int fd;
 
 	if (tm_session_nameless()) {
-		tm_op_tmpfile(req, parent, mode, fi);
+		fd = create_as_caller(req, dir, NULL, mode, fi->flags);
+		answer_created(req, dir, NULL, fd, fi);
 		return;
 	}
 	tm_meta_change_begin(mount->meta, dir);
@@ -470,13 +474,6 @@ void tm_op_create(
 	tm_names_change_end(dir, name);
 	tm_meta_change_end(mount->meta, dir);
 	answer_created(req, dir, name, fd, fi);
-}
-
-void tm_op_tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, struct fuse_file_info *fi)
-{
-	struct tm_inode *dir = tm_inode_of(req, parent);
-
-	answer_created(req, dir, NULL, create_as_caller(req, dir, NULL, mode, fi->flags), fi);
 }
 
 void tm_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)

@@ -10,7 +10,6 @@
 #include <string.h>
 
 #include "tmemfs/creds.h"
-#include "tmemfs/features.h"
 
 #define FACT_TARGET "target"
 #define STATFS_NS   1000000000ull /* how long the numbers of statfs are good, at most */
@@ -27,25 +26,10 @@ void tm_op_init(void *userdata, struct fuse_conn_info *conn)
 	/* Reads that wait for one slow file must not be all that the kernel sends. */
 	conn->max_background = mount->background;
 	conn->congestion_threshold = mount->background / 4 * 3;
-	/* Who writes takes set-user-id bits away by our doing: before libfuse 3.17,
-	 * session.c sees to it. */
+	/* Its second version is what session.c agrees on. */
 	conn->want &= ~(unsigned int)FUSE_CAP_HANDLE_KILLPRIV;
-#if TM_HAS_KILLPRIV
-	conn->want |= conn->capable & FUSE_CAP_HANDLE_KILLPRIV_V2;
-#endif
-#if TM_HAS_DIRECT
-	mount->direct = conn->capable & FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
-	if (mount->direct)
-		conn->want |= FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
-#endif
 	if (!mount->locks)
 		conn->want &= ~(unsigned int)(FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS);
-#if TM_HAS_PASSTHROUGH
-	/* The kernel keeps passthrough and delayed writes apart, and so do we. */
-	mount->past = mount->past && conn->capable & FUSE_CAP_PASSTHROUGH;
-	if (mount->past)
-		conn->want |= FUSE_CAP_PASSTHROUGH;
-#endif
 	/* A delayed write would land at an old end of the file. */
 	conn->want &= ~FUSE_CAP_WRITEBACK_CACHE;
 	/* Default ACLs replace the umask, so whoever creates must know both: the backing. */

@@ -14,6 +14,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "tmemfs/session.h"
+
 #define DRAIN_SECONDS 1
 
 struct job {
@@ -25,6 +27,7 @@ struct job {
 
 	fuse_req_t req; /* NULL, or: an open to answer */
 	struct fuse_file_info fi;
+	struct tm_opened how;
 	void (*done)(void *arg, int rc); /* NULL: nobody wants to know */
 	void *done_arg;
 };
@@ -69,6 +72,7 @@ static void job_run(struct tm_notifier *notifier, struct job *job)
 		tell_name(notifier->session, job->ino, job->name);
 	else
 		fuse_lowlevel_notify_inval_inode(notifier->session, job->ino, job->from, job->len);
+	tm_session_opened(&job->how);
 	if (job->done)
 		job->done(job->done_arg, job->req ? fuse_reply_open(job->req, &job->fi) : 0);
 	free(job->name);
@@ -112,11 +116,13 @@ static void job_add(struct tm_notifier *notifier, struct job *job)
 }
 
 void tm_notify_open(struct tm_notifier *notifier, fuse_req_t req, fuse_ino_t ino,
-	const struct fuse_file_info *fi, void (*opened)(void *arg, int rc), void *opened_arg)
+	const struct fuse_file_info *fi, const struct tm_opened *how,
+	void (*opened)(void *arg, int rc), void *opened_arg)
 {
 	struct job *job = calloc(1, sizeof(*job));
 
 	if (!job) {
+		tm_session_opened(how);
 		opened(opened_arg, fuse_reply_open(req, fi));
 		return;
 	}
@@ -124,6 +130,7 @@ void tm_notify_open(struct tm_notifier *notifier, fuse_req_t req, fuse_ino_t ino
 	job->from = -1;
 	job->req = req;
 	job->fi = *fi;
+	job->how = *how;
 	job->done = opened;
 	job->done_arg = opened_arg;
 	job_add(notifier, job);

@@ -13,6 +13,7 @@
 #include <fuse_lowlevel.h>
 
 struct tm_notifier;
+struct tm_opened;
 
 /* Starts a thread: after the last fork. 0; -ENOMEM; the errno of pthread_create. */
 int tm_notifier_start(struct fuse_session *session, struct tm_notifier **ret_notifier);
@@ -25,12 +26,13 @@ void tm_notifier_drain(struct tm_notifier *notifier);
 void tm_notifier_stop(struct tm_notifier *notifier);
 
 /*
- * Make the kernel ask for the attributes of `ino` again, then answer its open with `fi`. `opened`
- * gets the outcome of the answer (0 or -errno) and `opened_arg`, without locks. Without memory:
- * answers at once.
+ * Make the kernel ask for the attributes of `ino` again, then answer its open with `fi` and `how`.
+ * `opened` gets the outcome of the answer (0 or -errno) and `opened_arg`, without locks. Without
+ * memory: answers at once.
  */
 void tm_notify_open(struct tm_notifier *notifier, fuse_req_t req, fuse_ino_t ino,
-	const struct fuse_file_info *fi, void (*opened)(void *arg, int rc), void *opened_arg);
+	const struct fuse_file_info *fi, const struct tm_opened *how,
+	void (*opened)(void *arg, int rc), void *opened_arg);
 
 /* Make the kernel drop the pages and attributes of `ino`, soon. */
 void tm_notify_pages(struct tm_notifier *notifier, fuse_ino_t ino);

@@ -6,7 +6,6 @@
  * its line of --help. Names that mount(8) passes for itself are rows too, and go nowhere.
  */
 #include "tmemfs/options.h"
-#include "tmemfs/features.h"
 
 #include <errno.h>
 #include <fuse_lowlevel.h>
@@ -196,17 +195,9 @@ static const struct {
 	{"handle_killpriv_v2", "yes"},
 	{"locks", "yes, -o locks="},
 	{"splice", "no"},
-#if TM_HAS_DIRECT
 	{"parallel_direct_writes", "yes"},
-#else
-	{"parallel_direct_writes", "no, libfuse 3.17 has it together with mmap"},
-#endif
 	{"writeback_cache", "no"},
-#if TM_HAS_PASSTHROUGH
 	{"passthrough", "yes, -o passthrough"},
-#else
-	{"passthrough", "no, libfuse 3.17 has it"},
-#endif
 	{"io_uring", "yes, where fuse.enable_uring=1"},
 };
 

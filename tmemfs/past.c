@@ -28,11 +28,8 @@
 #include <stdatomic.h>
 #include <sys/ioctl.h>
 
-#include "tmemfs/features.h"
 #include "tmemfs/fs.h"
 #include "tmemfs/killpriv.h"
-
-#if TM_HAS_PASSTHROUGH
 
 /* As <linux/fuse.h> has it since 6.9. */
 struct backing_map {
@@ -84,18 +81,17 @@ static void end_locked(struct tm_mount *mount, struct tm_inode *inode, int fd)
 	tm_meta_change_end(mount->meta, inode);
 }
 
-void tm_past_open(struct tm_mount *mount, struct tm_inode *inode, int fd, int flags,
-	struct fuse_file_info *fi)
+int tm_past_open(struct tm_mount *mount, struct tm_inode *inode, int fd, int flags)
 {
+	int id;
+
 	pthread_mutex_lock(&mount->past_lock);
 	inode->past.opens++;
 	if (!inode->past.id && wanted(mount, inode, flags))
 		begin_locked(mount, inode, fd);
-	if (inode->past.id) {
-		fi->backing_id = inode->past.id;
-		fi->keep_cache = 0;
-	}
+	id = inode->past.id;
 	pthread_mutex_unlock(&mount->past_lock);
+	return id;
 }
 
 void tm_past_close(struct tm_mount *mount, struct tm_inode *inode, int fd)
@@ -117,24 +113,3 @@ bool tm_past_us(struct tm_mount *mount, struct tm_inode *inode)
 	pthread_mutex_unlock(&mount->past_lock);
 	return past;
 }
-
-#else
-
-void tm_past_open(struct tm_mount *mount, struct tm_inode *inode, int fd, int flags,
-	struct fuse_file_info *fi)
-{
-	(void)mount, (void)inode, (void)fd, (void)flags, (void)fi;
-}
-
-void tm_past_close(struct tm_mount *mount, struct tm_inode *inode, int fd)
-{
-	(void)mount, (void)inode, (void)fd;
-}
-
-bool tm_past_us(struct tm_mount *mount, struct tm_inode *inode)
-{
-	(void)mount, (void)inode;
-	return false;
-}
-
-#endif

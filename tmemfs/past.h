@@ -8,15 +8,14 @@
  * is cached or known of it: for the cache it is one long change of our own. Then it is a new
  * version.
  *
- * libfuse 3.17, Linux 6.9, CAP_SYS_ADMIN, a backing that is no stacked file system itself. Where
- * the kernel does not want to, the file is served as ever.
+ * Linux 6.9, CAP_SYS_ADMIN, a backing that is no stacked file system itself. Where the kernel does
+ * not want to, the file is served as ever.
  */
 #ifndef TMEMFS_PAST_H
 #define TMEMFS_PAST_H
 
 #include <stdbool.h>
 
-struct fuse_file_info;
 struct tm_mount;
 struct tm_inode;
 
@@ -26,10 +25,9 @@ struct tm_past {
 	int id;             /* the kernel's name of the backing's file; 0: bytes come through us */
 };
 
-/* The inode is opened with `flags`, below as `fd`: after all else, before the answer. Decides, and
- * says so in `fi`. */
-void tm_past_open(struct tm_mount *mount, struct tm_inode *inode, int fd, int flags,
-	struct fuse_file_info *fi);
+/* The inode is opened with `flags`, below as `fd`: after all else, before the answer. Decides: the
+ * kernel's name of the file, for tm_session_past(); 0: bytes come through us. */
+int tm_past_open(struct tm_mount *mount, struct tm_inode *inode, int fd, int flags);
 
 /* The kernel has closed it, or was not told. `fd` as before. */
 void tm_past_close(struct tm_mount *mount, struct tm_inode *inode, int fd);

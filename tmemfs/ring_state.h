@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#include "tmemfs/ring_abi.h"
+#include "tmemfs/abi.h"
 #include "tmemfs/uring.h"
 
 #define TM_RING_COPY_MAX                                                                           \

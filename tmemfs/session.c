@@ -9,10 +9,9 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "tmemfs/features.h"
 #include "tmemfs/fs.h"
 #include "tmemfs/ring.h"
-#include "tmemfs/ring_abi.h"
+#include "tmemfs/abi.h"
 
 #define TM_INTERRUPT_BIT 1  /* of the number of a request: it is about the one without */
 #define PAGES_UNSAID     32 /* what the kernel takes for max_pages when nothing is said */
@@ -21,6 +20,7 @@
 static _Thread_local uint64_t offered;
 
 static _Thread_local bool nameless;
+static _Thread_local struct tm_opened opened; /* tm_session_opened()'s */
 
 static void note_first(const struct fuse_init_in *init)
 {
@@ -39,7 +39,7 @@ void tm_session_note(struct fuse_buf *request)
 		if (in->opcode == FUSE_INIT &&
 			request->size >= sizeof(*in) + sizeof(struct fuse_init_in))
 			note_first((const struct fuse_init_in *)(in + 1));
-		nameless = !TM_HAS_TMPFILE && in->opcode == TM_FUSE_TMPFILE;
+		nameless = in->opcode == TM_FUSE_TMPFILE;
 		if (nameless)
 			in->opcode = FUSE_CREATE;
 	}
@@ -72,20 +72,25 @@ static ssize_t answer_first(struct tm_mount *mount, int fd, const struct iovec i
 	struct fuse_init_out init = {.flags = 0};
 	size_t len = TM_MIN(iov[1].iov_len, sizeof(init));
 	struct iovec own[2] = {iov[0], {&init, len}};
-	bool ring = mount->ring && offered & TM_FUSE_OVER_IO_URING && len == sizeof(init);
+	uint64_t want = FUSE_HANDLE_KILLPRIV_V2;
+	uint32_t depth = TM_STACK_DEPTH;
 	ssize_t n;
 
 	memcpy(&init, iov[1].iov_base, len);
-#if !TM_HAS_KILLPRIV
-	init.flags |= (uint32_t)offered & FUSE_HANDLE_KILLPRIV_V2;
-#endif
-	if (ring) {
-		init.flags |= TM_FUSE_INIT_EXT;
-		init.flags2 |= TM_FUSE_OVER_IO_URING >> 32;
-	}
+	if (len == sizeof(init))
+		want |= TM_FUSE_DIRECT_IO_ALLOW_MMAP | (mount->past ? TM_FUSE_PASSTHROUGH : 0) |
+			(mount->ring ? TM_FUSE_OVER_IO_URING : 0);
+	want &= offered;
+	mount->direct = want & TM_FUSE_DIRECT_IO_ALLOW_MMAP;
+	mount->past = want & TM_FUSE_PASSTHROUGH;
+	if (mount->past)
+		memcpy((char *)&init + TM_STACK_DEPTH_AT, &depth, sizeof(depth));
+	init.flags |= (uint32_t)want | (want >> 32 ? TM_FUSE_INIT_EXT : 0);
+	init.flags2 |= want >> 32;
 	n = writev(fd, own, 2);
 	if (mount->ring)
-		tm_ring_begin(mount->ring, ring && n >= 0, payload_of(&init));
+		tm_ring_begin(
+			mount->ring, want & TM_FUSE_OVER_IO_URING && n >= 0, payload_of(&init));
 	offered = 0;
 	return n;
 }
@@ -111,6 +116,29 @@ static bool interrupt_again(struct tm_mount *mount, const struct fuse_out_header
 	return true;
 }
 
+void tm_session_opened(const struct tm_opened *how)
+{
+	opened = *how;
+}
+
+/* The answer to an open ends with a struct fuse_open_out. */
+static void say_opened(const struct iovec *iov)
+{
+	struct fuse_open_out out;
+	char *at = (char *)iov->iov_base + iov->iov_len - sizeof(out);
+
+	memcpy(&out, at, sizeof(out));
+	if (opened.parallel)
+		out.open_flags |= TM_FOPEN_PARALLEL_DIRECT_WRITES;
+	if (opened.past) {
+		out.open_flags &= ~(uint32_t)FOPEN_KEEP_CACHE;
+		out.open_flags |= TM_FOPEN_PASSTHROUGH;
+	}
+	memcpy(at, &out, sizeof(out));
+	if (opened.past)
+		memcpy(at + TM_BACKING_ID_AT, &opened.past, sizeof(opened.past));
+}
+
 static ssize_t answer(int fd, struct iovec *iov, int count, void *userdata)
 {
 	struct tm_mount *mount = userdata;
@@ -118,6 +146,10 @@ static ssize_t answer(int fd, struct iovec *iov, int count, void *userdata)
 
 	if (offered && count == 2)
 		return answer_first(mount, fd, iov);
+	if ((opened.parallel || opened.past) && count == 2 &&
+		iov[1].iov_len >= sizeof(struct fuse_open_out))
+		say_opened(&iov[1]);
+	opened = (struct tm_opened){false, 0};
 	if (interrupt_again(mount, iov[0].iov_base))
 		return (ssize_t)iov[0].iov_len;
 	if (mount->ring && tm_ring_answer(mount->ring, iov, count, &rc))
