@@ -164,7 +164,7 @@ static void *worker_main(void *arg)
 		if (rc <= 0)
 			break;
 		received(loop);
-		tm_session_note(&worker->buf);
+		tm_session_note(loop->session, &worker->buf);
 		fuse_session_process_buf(loop->session, &worker->buf);
 		if (!done(worker))
 			break;

@@ -226,7 +226,7 @@ static bool serve(struct tm_ring_server *server)
 	hurry = false;
 	serving = entry;
 	serving_unique = entry->unique;
-	tm_session_note(&request);
+	tm_session_note(queue->ring->session, &request);
 	fuse_session_process_buf(queue->ring->session, &request);
 	serving = NULL;
 	return done(server, entry);

@@ -5,6 +5,8 @@
 #include "tmemfs/session.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -29,13 +31,82 @@ static void note_first(const struct fuse_init_in *init)
 		offered |= (uint64_t)init->flags2 << 32;
 }
 
-void tm_session_note(struct fuse_buf *request)
+/*
+ * An interrupt that libfuse saw before its request is given back to the kernel (EAGAIN), which
+ * would send it again, but not for a request that comes by io_uring: so libfuse gets it again from
+ * us. Either at once, when the request is here, or just before it, when nobody has looked at its
+ * entry so far. Whoever takes it out of the list gives it to libfuse; so whoever makes the request
+ * known looks there afterwards, and whoever puts it there looks for the request afterwards.
+ */
+#define EARLY_MAX 64 /* the oldest are of requests that are long done */
+
+static struct {
+	pthread_mutex_t lock;
+	uint64_t of[EARLY_MAX]; /* lock: numbers of requests; 0: none */
+	unsigned int next;      /* lock */
+	_Atomic bool any;
+} early = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void early_put(uint64_t unique)
+{
+	pthread_mutex_lock(&early.lock);
+	early.of[early.next++ % EARLY_MAX] = unique;
+	atomic_store(&early.any, true);
+	pthread_mutex_unlock(&early.lock);
+}
+
+static bool early_take(uint64_t unique)
+{
+	bool found = false;
+
+	if (!atomic_load(&early.any))
+		return false;
+	pthread_mutex_lock(&early.lock);
+	for (unsigned int i = 0; i < EARLY_MAX && !found; i++) {
+		found = early.of[i] == unique;
+		if (found)
+			early.of[i] = 0;
+	}
+	pthread_mutex_unlock(&early.lock);
+	return found;
+}
+
+static void interrupt(struct fuse_session *session, uint64_t unique)
+{
+	struct {
+		struct fuse_in_header in;
+		struct fuse_interrupt_in interrupt;
+	} again = {.in = {.len = sizeof(again),
+			   .opcode = FUSE_INTERRUPT,
+			   .unique = unique | TM_INTERRUPT_BIT},
+		.interrupt.unique = unique};
+	struct fuse_buf request = {.size = sizeof(again), .mem = &again, .fd = -1};
+
+	fuse_session_process_buf(session, &request);
+}
+
+/* libfuse gives an interrupt back: is that ours to keep? */
+static bool interrupt_again(struct tm_mount *mount, const struct fuse_out_header *out)
+{
+	uint64_t unique = out->unique & ~(uint64_t)TM_INTERRUPT_BIT;
+
+	if (!mount->ring || out->error != -EAGAIN || !(out->unique & TM_INTERRUPT_BIT))
+		return false;
+	early_put(unique);
+	if (tm_ring_pending(mount->ring, unique) && early_take(unique))
+		interrupt(mount->session, unique);
+	return true;
+}
+
+void tm_session_note(struct fuse_session *session, struct fuse_buf *request)
 {
 	struct fuse_in_header *in = request->mem;
 
 	offered = 0;
 	nameless = false;
 	if (!(request->flags & FUSE_BUF_IS_FD) && request->size >= sizeof(*in)) {
+		if (early_take(in->unique))
+			interrupt(session, in->unique);
 		if (in->opcode == FUSE_INIT &&
 			request->size >= sizeof(*in) + sizeof(struct fuse_init_in))
 			note_first((const struct fuse_init_in *)(in + 1));
@@ -93,27 +164,6 @@ static ssize_t answer_first(struct tm_mount *mount, int fd, const struct iovec i
 			mount->ring, want & TM_FUSE_OVER_IO_URING && n >= 0, payload_of(&init));
 	offered = 0;
 	return n;
-}
-
-/*
- * An interrupt that libfuse saw before its request is given back to the kernel (EAGAIN), which
- * would send it again, but not for requests that came by io_uring: so libfuse gets it again from
- * us.
- */
-static bool interrupt_again(struct tm_mount *mount, const struct fuse_out_header *out)
-{
-	struct {
-		struct fuse_in_header in;
-		struct fuse_interrupt_in interrupt;
-	} again = {.in = {.len = sizeof(again), .opcode = FUSE_INTERRUPT, .unique = out->unique},
-		.interrupt.unique = out->unique & ~(uint64_t)TM_INTERRUPT_BIT};
-	struct fuse_buf request = {.size = sizeof(again), .mem = &again, .fd = -1};
-
-	if (!mount->ring || out->error != -EAGAIN || !(out->unique & TM_INTERRUPT_BIT) ||
-		!tm_ring_pending(mount->ring, again.interrupt.unique))
-		return false;
-	fuse_session_process_buf(mount->session, &request);
-	return true;
 }
 
 void tm_session_opened(const struct tm_opened *how)

@@ -22,7 +22,7 @@
 int tm_session_take(struct fuse_session *session);
 
 /* This thread carries out `request` from now on, which may become one that libfuse knows. */
-void tm_session_note(struct fuse_buf *request);
+void tm_session_note(struct fuse_session *session, struct fuse_buf *request);
 
 /* What libfuse does not know of an open file. */
 struct tm_opened {
