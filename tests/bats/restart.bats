@@ -151,7 +151,7 @@ file() {
 	kill $SERVER
 	retry 10 clients_are 0
 	stop_host
-	host --keep-caches 1
+	retry 10 host --keep-caches 1
 	mnt
 	retry 20 cached
 	killed
