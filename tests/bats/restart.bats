@@ -177,7 +177,7 @@ file() {
 	retry 20 cached
 	kill -9 "$(host_pid)" "$SERVER"
 	retry 10 tmemfs --recover "$MNT"
-	host
+	retry 10 host
 	mnt
 	cmp "$MNT/f" "$BACK/f"
 	clients_are 1
