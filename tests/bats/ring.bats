@@ -134,7 +134,8 @@ rings() { find "/proc/$(server)/fd" -lname 'anon_inode:\[io_uring\]' 2>/dev/null
 	(while cat "$MNT/f" >/dev/null 2>&1; do :; done) 3>&- &
 	local load=$! pid
 	pid=$(server)
-	sleep 0.3
+	has_read() { [ "$(awk '$1 == "rchar:" { print $2 }' "/proc/$pid/io")" -gt 20000000 ]; }
+	retry 20 has_read # and goes on
 	kill "$pid"
 	retry 20 not kill -0 "$pid"
 	kill $load 2>/dev/null || true
