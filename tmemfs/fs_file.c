@@ -481,10 +481,8 @@ void tm_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	struct tm_file *file = tm_file_of(fi);
 
 	(void)ino;
-	if (file) {
-		tm_fs_unlock_file(tm_mount_of(req), file);
-		file_closed(file);
-	}
+	tm_fs_unlock_file(file->mount, file);
+	file_closed(file);
 	fuse_reply_err(req, 0);
 }
 
