@@ -51,6 +51,8 @@ static struct tm_file *file_new(struct tm_mount *mount, struct tm_inode *inode, 
 	file->inode = tm_inode_ref(inode);
 	file->source = (struct tm_source){source_fd, source_ref, source_unref, file, {0}};
 	file->flags = flags;
+	if (inode->nfs && (flags & O_ACCMODE) != O_RDONLY)
+		atomic_store(&inode->wrote, true);
 	atomic_init(&file->fd, fd);
 	atomic_fetch_add(&inode->opens, 1);
 	if (fd < 0)
@@ -122,8 +124,9 @@ void tm_file_hold(struct tm_inode *inode)
 /* --- files that are being closed -------------------------------------------------------------
  *
  * close(2) returns as soon as the kernel has queued the release; until that is done, NFS has a
- * writer of the file, and would not see what others change now. So who opens the file next waits
- * for it; not for long, since a flush can also come from a process that is not the last to have it.
+ * writer of the file, takes what others change now for its own, and keeps its old pages. So who
+ * opens the file next waits for it; not for long, since a flush can also come from a process that
+ * is not the last to have it. After that it has NFS drop its pages.
  */
 
 #define CLOSE_WAIT_NS  1000000
@@ -142,12 +145,14 @@ void tm_file_used(struct tm_file *file)
 		atomic_fetch_sub(&file->inode->closing, 1);
 }
 
-static void await_closed(struct tm_inode *inode)
+/* False if it still is being closed. */
+static bool await_closed(struct tm_inode *inode)
 {
 	const struct timespec moment = {.tv_nsec = CLOSE_WAIT_NS};
 
 	for (int i = 0; i < CLOSE_WAIT_MAX && atomic_load(&inode->closing) > 0; i++)
 		nanosleep(&moment, NULL);
+	return atomic_load(&inode->closing) == 0;
 }
 
 static void file_closed(struct tm_file *file)
@@ -194,8 +199,9 @@ struct opening {
 	struct tm_inode *inode;
 	fuse_req_t req;
 	int flags;
-	pid_t pid;  /* of the thread, or 0 */
-	bool again; /* it was told -ESTALE the last time */
+	pid_t pid;    /* of the thread, or 0 */
+	bool again;   /* it was told -ESTALE the last time */
+	bool closing; /* what others changed may not be in the backing's own pages */
 };
 
 static int check_linked(const struct opening *o, const struct stat *st)
@@ -222,6 +228,8 @@ static int file_verify(const struct opening *o, struct tm_file *file, enum tm_ve
 
 	if (fstat(atomic_load(&file->fd), &st) < 0)
 		return -errno;
+	if (o->closing)
+		(void)posix_fadvise(atomic_load(&file->fd), 0, 0, POSIX_FADV_DONTNEED);
 	rc = check_linked(o, &st);
 	if (rc < 0)
 		return rc;
@@ -339,7 +347,6 @@ static int open_file(
 
 	*ret_file = NULL;
 	*ret_verdict = TM_VERDICT_SAME;
-	await_closed(inode);
 	if (atomic_load(&inode->lost))
 		atomic_store(&inode->again, true);
 	if ((o->flags & (O_ACCMODE | O_TRUNC)) == O_RDONLY && atomic_load(&inode->filled))
@@ -356,7 +363,7 @@ static struct opening opening_of(fuse_req_t req, struct tm_inode *inode, int fla
 	struct tm_mount *mount = tm_mount_of(req);
 	pid_t pid = fuse_req_ctx(req)->pid;
 
-	return (struct opening){mount, inode, req, flags, pid, tm_stale_over(mount, pid)};
+	return (struct opening){mount, inode, req, flags, pid, tm_stale_over(mount, pid), false};
 }
 
 void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -372,6 +379,7 @@ void tm_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	/* What is done as the caller needs the request to the end. */
 	if (!(flags & O_TRUNC))
 		tm_call_begin(req, &call);
+	opening.closing = !await_closed(inode);
 	rc = open_file(&opening, &file, &verdict);
 	tm_inode_unref(inode);
 	if (!(flags & O_TRUNC) && !tm_call_end(req, &call)) {

@@ -43,6 +43,7 @@ struct tm_inode {
 	_Atomic unsigned int writing;  /* writes under way */
 	_Atomic bool raced;            /* somebody has read meanwhile */
 	_Atomic unsigned int flocks;   /* open files that hold an flock(2) of the backing's */
+	_Atomic bool wrote;            /* over NFS: it was opened for writing */
 	_Atomic bool locked; /* somebody has asked for an fcntl(2) lock of the backing's */
 	_Atomic bool sxid;   /* the kernel was told of a set-user-id or set-group-id bit */
 

@@ -75,7 +75,13 @@ static void answer_dropped(void *arg, int rc)
 	free(w);
 }
 
-/* The lock is had: answer as soon as the kernel has nothing older than that. Takes `w`. */
+/*
+ * The lock is had: answer as soon as the kernel has nothing older than that. Takes `w`.
+ *
+ * NFS drops its pages with every lock. What stat shows is enough for us, unless the file is, or
+ * was, open for writing: then NFS takes what others wrote for its own, and somebody who read
+ * without a lock may have given us old bytes with new times.
+ */
 static void answer_locked(struct tm_mount *mount, struct waiter *w)
 {
 	struct tm_inode *inode = w->ask.file->inode;
@@ -83,7 +89,7 @@ static void answer_locked(struct tm_mount *mount, struct waiter *w)
 	struct stat st;
 	int fd = tm_file_fd(w->ask.file);
 
-	if (fd < 0 || tm_fs_ask(mount, inode, fd, &st) < 0) {
+	if (atomic_load(&inode->wrote) || fd < 0 || tm_fs_ask(mount, inode, fd, &st) < 0) {
 		tm_cache_invalidate(mount->cache, inode);
 		w->epoch = 0;
 	} else if (tm_cache_verify(mount->cache, inode, &st, &moment, &w->epoch) ==
