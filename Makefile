@@ -59,7 +59,7 @@ HELPERS  := $(patsubst tests/helpers/%.c,$(B)/tests/%,$(HELPER_SRC)) $(PRELOADS:
 	$(TORTURE)
 BENCHES  := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
-.PHONY: all help deps demo check check-built fuzzers check-long check-long-nbd check-long-fs check-vm-qemu tsan-fs bench bench-store bench-nbd bench-fs bench-host bench-system bench-trace asan tsan ubsan lint format install uninstall clean tests
+.PHONY: all help deps demo check check-builds check-asan check-tsan fuzzers check-long check-long-nbd check-long-fs check-vm-qemu tsan-fs bench bench-store bench-nbd bench-fs bench-host bench-system bench-trace asan tsan ubsan lint format install uninstall clean tests
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -145,7 +145,8 @@ demo: deps ## see it work: DIR=/your/slow/dir KEEP=1 (needs root)
 	$(Q)DIR="$(DIR)" KEEP="$(KEEP)" B="$(B)" tools/demo
 
 check: deps ## build and pass every test (needs root for mounts and swap)
-	$(Q)$(MAKE) --no-print-directory check-built
+	$(Q)$(MAKE) --no-print-directory -j$$(nproc) check-builds
+	$(Q)tests/run
 
 check-long: deps check-long-nbd check-long-fs ## two hours more: kills and stalls under load, fuzzing, mixed load under ASan, millions of operations on files
 
@@ -175,11 +176,12 @@ check-vm-qemu: ## exhaustion and kills again, with Debian's kernel on an emulate
 fuzzers: ## build the fuzzers: FUZZ_SECONDS=60 tests/run fuzz
 	$(Q)$(MAKE) --no-print-directory B=build/fuzz CC=clang SAN='$(FUZZ)' $(patsubst tests/fuzz/%.c,build/fuzz/fuzz/%,$(FUZZ_SRC))
 
-check-built: tests fuzzers
+# Every build that tests/run needs.
+check-builds: tests fuzzers check-asan check-tsan
+check-asan:
 	$(Q)$(MAKE) --no-print-directory B=build/asan SAN='$(ASAN)' $(patsubst tests/unit/%.c,build/asan/tests/%,$(UNIT_SRC))
-	$(Q)$(MAKE) --no-print-directory B=build/tsan SAN='$(TSAN)' $(patsubst tests/unit/%.c,build/tsan/tests/%,$(UNIT_SRC))
-	$(Q)$(MAKE) --no-print-directory tsan-fs
-	$(Q)tests/run
+check-tsan:
+	$(Q)$(MAKE) --no-print-directory B=build/tsan SAN='$(TSAN)' $(patsubst tests/unit/%.c,build/tsan/tests/%,$(UNIT_SRC)) build/tsan/tmemfs
 
 bench: ## measure us beside the peers, in one run
 	$(Q)$(MAKE) --no-print-directory deps PEERS='bindfs mergerfs rclone sqlite3 e2fsprogs'
