@@ -22,6 +22,8 @@ serve() {
 	defer 'kill $(cat '"$T"'/nbd.pid)'
 }
 
+joined() { retry 10 clients_are 1 || { cat "$T/nbd.err"; return 1; }; }
+
 # kib NAME FILE: a number of /proc/PID/FILE of the server
 kib() { awk -v name="$1:" '$1 == name { print $2 }' "/proc/$(cat "$T/nbd.pid")/$2"; }
 
@@ -88,7 +90,7 @@ without() { # CAPABILITIES...: of a command run by root
 @test "a swap device of this machine is granted memory when there is none to spare, others are not" {
 	host --reserve 1000T
 	serve -- pool=swap limit=32M
-	retry 10 clients_are 1
+	joined
 	try 0 nbdcopy <(seq 1 999999 | head -c 4M) "$URI"
 	[ "$(of swap granted_bytes)" -gt $((4 << 20)) ]
 	try 0 tmemctl set swap cap=0
@@ -97,7 +99,7 @@ without() { # CAPABILITIES...: of a command run by root
 	retry 10 clients_are 0
 	rm -f "$SOCK"
 	serve -- pool=node limit=32M lock=no
-	retry 10 clients_are 1
+	joined
 	retry 10 is node granted_bytes 0
 	try 1 nbdcopy <(seq 1 999999 | head -c 4M) "$URI"
 }
