@@ -41,6 +41,11 @@ static void source_unref(void *file)
 	tm_file_unref(file);
 }
 
+static bool writes_over_nfs(const struct tm_file *file)
+{
+	return file->inode->nfs && (file->flags & O_ACCMODE) != O_RDONLY;
+}
+
 static struct tm_file *file_new(struct tm_mount *mount, struct tm_inode *inode, int fd, int flags)
 {
 	struct tm_file *file = calloc(1, sizeof(*file));
@@ -51,7 +56,7 @@ static struct tm_file *file_new(struct tm_mount *mount, struct tm_inode *inode, 
 	file->inode = tm_inode_ref(inode);
 	file->source = (struct tm_source){source_fd, source_ref, source_unref, file, {0}};
 	file->flags = flags;
-	if (inode->nfs && (flags & O_ACCMODE) != O_RDONLY)
+	if (writes_over_nfs(file))
 		atomic_store(&inode->wrote, true);
 	atomic_init(&file->fd, fd);
 	atomic_fetch_add(&inode->opens, 1);
@@ -134,8 +139,7 @@ void tm_file_hold(struct tm_inode *inode)
 
 static void file_closes(struct tm_file *file)
 {
-	if (file->inode->nfs && (file->flags & O_ACCMODE) != O_RDONLY &&
-		!atomic_exchange(&file->closing, true))
+	if (writes_over_nfs(file) && !atomic_exchange(&file->closing, true))
 		atomic_fetch_add(&file->inode->closing, 1);
 }
 

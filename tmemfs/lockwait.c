@@ -89,7 +89,8 @@ static void answer_locked(struct tm_mount *mount, struct waiter *w)
 	struct stat st;
 	int fd = tm_file_fd(w->ask.file);
 
-	if (atomic_load(&inode->wrote) || fd < 0 || tm_fs_ask(mount, inode, fd, &st) < 0) {
+	/* Asked in any case: attributes that are remembered are old as well. */
+	if (fd < 0 || tm_fs_ask(mount, inode, fd, &st) < 0 || atomic_load(&inode->wrote)) {
 		tm_cache_invalidate(mount->cache, inode);
 		w->epoch = 0;
 	} else if (tm_cache_verify(mount->cache, inode, &st, &moment, &w->epoch) ==
